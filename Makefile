@@ -1,0 +1,42 @@
+# make demo    environment, then the main job; ends with the path of the report
+# make test    environment, then all tests          make quick   without the slow ones
+# make lint    ruff, snakefmt, snakemake --lint     make config  rewrite config.yaml's comments and the schema
+# TORCH_SPEC picks another torch build:   make env TORCH_SPEC="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CORES ?= all
+RUN := env PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: env demo test quick lint config clean
+
+env: $(READY)
+
+$(READY): pyproject.toml requirements.lock scripts/make_env.sh
+	PYTHON="$(PYTHON)" TORCH_SPEC="$(TORCH_SPEC)" VENV="$(VENV)" bash scripts/make_env.sh
+	@touch $(READY)
+
+demo: $(READY)
+	$(RUN) snakemake --cores $(CORES)
+	@echo "Report: $(CURDIR)/results/demo/report.html"
+
+test: $(READY)
+	$(RUN) python -m pytest tests
+
+quick: $(READY)
+	$(RUN) python -m pytest tests -m "not slow"
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile rules
+	$(RUN) snakemake --lint
+
+config: $(READY)
+	$(RUN) python scripts/write_config.py
+
+clean:
+	rm -rf $(VENV) .snakemake

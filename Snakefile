@@ -1,0 +1,26 @@
+# plmscale: from protein sequences to scaling laws of protein language models.
+#   snakemake --cores all                                     the demo (config.yaml)
+#   snakemake --configfile studies/X.yaml                     another study
+#   snakemake --config select=objective:mlm                   a part of the grid
+# `plmscale runs` shows the grid, `plmscale plan` what it costs.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "rules/common.smk"
+include: "rules/corpus.smk"
+include: "rules/train.smk"
+include: "rules/laws.smk"
+include: "rules/figures.smk"
+include: "rules/report.smk"
+include: "rules/targets.smk"
+
+
+report: "rules/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{VIEW}/report.html",

@@ -1,0 +1,38 @@
+# Shared by all stages. In: the study (config.yaml or --configfile) and --config select=, subset=.
+# Out: STUDY (typed), RUNS (the chosen part of the grid, by run_id), folders and the interpreter.
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from plmscale import grid, resources as needs, snakefile
+
+STUDY, CHOICE = snakefile.load(config, workflow.configfiles, workflow.basedir)
+ALL_RUNS = {run.run_id: run for run in grid.expand(STUDY)}
+RUNS = {
+    run.run_id: run
+    for run in grid.chosen_runs(STUDY, CHOICE["subset"], CHOICE["select"])
+}
+
+# Everything a study makes lies in OUT. A selection has its tables, laws, figures and report in a
+# folder of its own (VIEW), so that it never overwrites those of the whole study.
+OUT = str(STUDY.folder)
+VIEW = snakefile.view_folder(OUT, CHOICE)
+# Jobs must find this checkout's package even where it is not installed.
+PYTHON = " ".join(
+    [
+        "PYTHONPATH=" + shlex.quote(str(Path(workflow.basedir) / "src")) + ":${PYTHONPATH:-}",
+        shlex.quote(sys.executable),
+    ]
+)
+
+
+wildcard_constraints:
+    run_id="|".join(ALL_RUNS),
+    source="|".join(STUDY.corpus.sources),
+
+
+def run_files(name):
+    """Return one file of every chosen run."""
+    return [f"{OUT}/runs/{run_id}/{name}" for run_id in RUNS]

@@ -1,0 +1,59 @@
+# Training. In: the grid (RUNS), the corpus manifest, a parent's weights for transfer.
+# Out: runs/<run_id>/{recipe.json, metrics.json, curve.csv, validation.csv, model.safetensors,
+# config.json, tensorboard/}; checkpoints and logs in checkpoints/<run_id>/.
+#
+# Nothing here makes Snakemake train a finished model again: a run's name carries the fingerprint
+# of its recipe, so inputs are `ancient`; the checkpoint folder stands in params and survives a
+# kill, so the next start goes on from it. Threads and devices are no part of params.
+
+
+rule recipe:
+    output:
+        f"{OUT}/runs/{{run_id}}/recipe.json",
+    log:
+        f"{OUT}/logs/recipe/{{run_id}}.log",
+    params:
+        text=lambda wildcards: snakefile.recipe_text(ALL_RUNS[wildcards.run_id].recipe),
+    shell:
+        # A shell builtin: hundreds of recipes must not cost hundreds of interpreters.
+        "printf '%s\\n' {params.text:q} > {output:q} 2> {log:q}"
+
+
+rule train:
+    input:
+        recipe=ancient(f"{OUT}/runs/{{run_id}}/recipe.json"),
+        corpus=ancient(f"{OUT}/corpus/manifest.json"),
+        parent=lambda wildcards: parent_weights(wildcards.run_id),
+    output:
+        metrics=f"{OUT}/runs/{{run_id}}/metrics.json",
+        curve=f"{OUT}/runs/{{run_id}}/curve.csv",
+        validation=f"{OUT}/runs/{{run_id}}/validation.csv",
+        weights=f"{OUT}/runs/{{run_id}}/model.safetensors",
+        config=f"{OUT}/runs/{{run_id}}/config.json",
+    params:
+        checkpoint=f"{OUT}/checkpoints/{{run_id}}",
+        # Not under `log:`, which Snakemake deletes at each attempt: a resumed run's log goes on.
+        log=f"{OUT}/checkpoints/{{run_id}}/train.log",
+    threads: lambda wildcards: needs.threads(ALL_RUNS[wildcards.run_id].recipe, STUDY.execution.threads)
+    resources:
+        mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
+    priority: lambda wildcards: needs.priority(ALL_RUNS[wildcards.run_id].recipe)
+    shell:
+        "mkdir -p {params.checkpoint:q} && "
+        "{PYTHON} -m plmscale.training.launch"
+        " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
+        " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
+        " --parent-dir \"$(dirname {input.parent:q})\""
+        " --threads {threads} --devices {STUDY.execution.devices}"
+        " --checkpoint-seconds {STUDY.execution.checkpoint_seconds}"
+        " --warm {STUDY.execution.fork_server}"
+        " >> {params.log:q} 2>&1"
+        " || {{ tail -n 5 {params.log:q} >&2; exit 1; }}"
+
+
+def parent_weights(run_id):
+    """Return the weights and metrics a transfer run starts from; nothing for a run from scratch."""
+    parent = ALL_RUNS[run_id].parent
+    if parent is None:
+        return []
+    return ancient(f"{OUT}/runs/{parent}/metrics.json")

@@ -1,0 +1,137 @@
+"""The command line: `plmscale COMMAND ...`. Commands that need torch import it themselves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import plmscale
+from plmscale.errors import PlmscaleError
+from plmscale.textable import table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors meant for people are one line on stderr and exit code 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except PlmscaleError as error:
+        print(f"plmscale: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # `plmscale runs ... | head` is no error; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from plmscale.corpus import cli as corpus_cli
+    from plmscale.laws import cli as laws_cli
+
+    parser = argparse.ArgumentParser(
+        prog="plmscale",
+        description="How large a protein language model, on how many tokens, for a compute budget?",
+    )
+    parser.add_argument("--version", action="version", version=f"plmscale {plmscale.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    runs = _study_command(commands, "runs", "the grid of a study, expanded", _runs)
+    runs.add_argument("--recipes", action="store_true", help="with --json: whole recipes")
+    _study_command(commands, "plan", "runs, FLOPs, hours and storage, before anything starts", _plan)
+    _study_command(commands, "status", "done, running, failed, waiting", _status)
+    show = commands.add_parser("sizes", help="the architectures of the paper, with exact N")
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(run=_sizes)
+    check = commands.add_parser("check", help="validate a study file and print it, resolved")
+    check.add_argument("study", type=Path)
+    check.set_defaults(run=_check)
+    laws_cli.add_subcommands(commands)
+    corpus = commands.add_parser("corpus", help="build, verify or describe a corpus")
+    corpus_cli.add_subcommands(corpus.add_subparsers(metavar="STEP", required=True))
+    return parser
+
+
+def _study_command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text)
+    command.add_argument("study", type=Path, metavar="STUDY.yaml")
+    command.add_argument(
+        "--select", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="only runs with this value; one key twice means either",
+    )  # fmt: skip
+    command.add_argument("--subset", default="", help="a named subset of the study")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=run)
+    return command
+
+
+def _chosen(args: argparse.Namespace) -> tuple[Any, list[Any]]:
+    from plmscale import grid, study
+
+    loaded = study.load(args.study)
+    return loaded, grid.chosen_runs(loaded, args.subset, ",".join(args.select))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
+
+
+def _runs(args: argparse.Namespace) -> None:
+    study, runs = _chosen(args)
+    if args.json:
+        _print_json([run.recipe if args.recipes else run.row() for run in runs])
+        return
+    shown = "run_id experiment objective n_params budget tokens steps lr seed parent".split()
+    print(table([run.row() for run in runs], shown))
+    total = sum(run.recipe["flops_6nd"] for run in runs)
+    print(f"\n{study.study}: {len(runs)} runs, {total:.3g} FLOPs (6 N D)")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from plmscale import plan
+
+    study, runs = _chosen(args)
+    summary = plan.summarise(study, runs)
+    if args.json:
+        _print_json(summary)
+    else:
+        print(plan.text(summary))
+
+
+def _status(args: argparse.Namespace) -> None:
+    from plmscale import plan
+
+    study, runs = _chosen(args)
+    rows = plan.status(study, runs)
+    if args.json:
+        _print_json(rows)
+        return
+    print(table(rows, "run_id status step steps loss".split()))
+    print("\n" + plan.status_line(rows))
+
+
+def _sizes(args: argparse.Namespace) -> None:
+    from plmscale.architecture import PAPER_SIZES
+
+    rows = [{**a.to_dict(), "n_params": a.n_params} for a in PAPER_SIZES.values()]
+    if args.json:
+        _print_json(rows)
+    else:
+        print(table(rows, "name n_params n_layers d_model n_heads d_ff".split()))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from plmscale import configfile, grid, study
+
+    loaded = study.load(args.study)
+    grid.expand(loaded)
+    print(configfile.render(loaded.model_dump()), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Reading laws.json: the one place where figures and report know how a law is written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+METHODS = {
+    "isoflop_parabola": "parabola in log N",
+    "isoflop_joint": "joint parabolas",
+    "isoflop_raw_loglog": "raw minima, log-log",
+    "isoflop_raw_linear": "raw minima, linear",
+    "envelope": "envelope of curves",
+    "parametric": "parametric L(N, D)",
+}
+"""Methods in the order they are shown, with the names readers see."""
+
+PREFERRED = ("isoflop_parabola", "isoflop_joint", "parametric", "isoflop_raw_loglog", "envelope")
+"""Which method speaks for a study: the first of these that gave a law."""
+
+PUBLISHED = {
+    "clm": {"N_opt": (1.26e-3, 0.578), "D_opt": (1.23e2, 0.422)},
+    "mlm": {"N_opt": (6.19e-8, 0.776), "D_opt": (2.02e6, 0.230)},
+}
+"""Cheng et al. 2024 (arXiv 2411.02142): coefficient and exponent of each law."""
+
+_LETTERS = {"N_opt": ("A", "a"), "D_opt": ("B", "b")}
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * C^exponent with its 95 % interval and bootstrap sample, where known."""
+
+    coefficient: float
+    exponent: float
+    interval: tuple[float, float] | None = None
+    sample: np.ndarray | None = None  # one row a resample: coefficient, exponent
+
+    def at(self, flops: np.ndarray | float) -> np.ndarray:
+        """Return y for a compute of `flops`."""
+        return self.coefficient * np.asarray(flops, dtype=float) ** self.exponent
+
+    def band(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the 2.5 and 97.5 % quantiles of y over the resamples, or None without a sample."""
+        if self.sample is None or len(self.sample) < 20:
+            return None
+        logs = np.log(self.sample[:, :1]) + self.sample[:, 1:] * np.log(np.asarray(flops))[None]
+        low, high = np.quantile(logs, [0.025, 0.975], axis=0)
+        return np.exp(np.clip(low, -700, 700)), np.exp(np.clip(high, -700, 700))
+
+
+def methods(laws: dict[str, Any], objective: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of one objective, in the order of METHODS, unknown methods last."""
+    entries = laws.get("laws", {}).get(objective, {})
+    known = [name for name in METHODS if isinstance(entries.get(name), dict)]
+    other = sorted(
+        name for name, entry in entries.items() if name not in METHODS and _is_law(entry)
+    )
+    return {name: entries[name] for name in known + other}
+
+
+def _is_law(entry: Any) -> bool:
+    return isinstance(entry, dict) and any(key in entry for key in ("N_opt", "D_opt", "E"))
+
+
+def objectives(laws: dict[str, Any]) -> list[str]:
+    """Return the objectives that have an entry, CLM first."""
+    return sorted(name for name, entry in laws.get("laws", {}).items() if isinstance(entry, dict))
+
+
+def power_law(entry: dict[str, Any] | None, which: str) -> PowerLaw | None:
+    """Return the law of "N_opt" or "D_opt", or None where the method gave none."""
+    first, second = _LETTERS[which]
+    law = (entry or {}).get(which) or {}
+    coefficient, exponent = number(law.get(first)), number(law.get(second))
+    if coefficient is None or exponent is None or coefficient <= 0:
+        return None
+    return PowerLaw(coefficient, exponent, interval(entry, which, second), _sample(entry, which))
+
+
+def number(value: Any) -> float | None:
+    """Return a finite float, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of a parameter: `letter` of `which`, or of the entry itself."""
+    found = entry.get("ci95") or {}
+    if which is not None:
+        found = found.get(which) or {}
+    pair = found.get(letter)
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    low, high = number(pair[0]), number(pair[1])
+    return None if low is None or high is None else (low, high)
+
+
+def _sample(entry: dict[str, Any], which: str) -> np.ndarray | None:
+    first, second = _LETTERS[which]
+    sample = entry.get("bootstrap") or {}
+    sample = sample.get("sample", sample) if isinstance(sample, dict) else sample
+    part = sample.get(which, {}) if isinstance(sample, dict) else {}
+    if not isinstance(part, dict) or first not in part or second not in part:
+        return None
+    rows = np.array([part[first], part[second]], dtype=float).T
+    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 0] > 0)]
+    return rows if len(rows) else None
+
+
+def points(entry: dict[str, Any] | None) -> pd.DataFrame:
+    """Return the per-budget minima of a method, sorted by budget (empty where it has none)."""
+    table = pd.DataFrame((entry or {}).get("points") or [])
+    for column in ("budget", "N_opt", "D_opt", "loss", "at_edge"):
+        if column not in table:
+            table[column] = False if column == "at_edge" else np.nan
+    return table.sort_values("budget", ignore_index=True)
+
+
+def preferred(laws: dict[str, Any], objective: str) -> str | None:
+    """Return the method that speaks for `objective`, or None when no method gave a law."""
+    found = methods(laws, objective)
+    for name in (*PREFERRED, *found):
+        if power_law(found.get(name), "N_opt") is not None:
+            return name
+    return None
+
+
+def warnings(laws: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield every warning once as (objective, method, text); "" where it concerns all of them."""
+    seen = set()
+    for text in laws.get("warnings") or []:
+        yield from _once(seen, "", "", text)
+    for objective, entry in laws.get("laws", {}).items():
+        if not isinstance(entry, dict):
+            continue
+        for text in entry.get("warnings") or []:
+            yield from _once(seen, objective, "", text)
+        for method, law in entry.items():
+            if isinstance(law, dict):
+                for text in law.get("warnings") or []:
+                    yield from _once(seen, objective, method, text)
+
+
+def _once(seen: set, objective: str, method: str, text: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(text, dict):
+        text = text.get("message") or text.get("text") or str(text)
+    item = (objective, method, str(text))
+    if item not in seen:
+        seen.add(item)
+        yield item
+
+
+def excluded(laws: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the runs the laws left out, each with run_id and reason."""
+    rows = laws.get("excluded") or []
+    if isinstance(rows, dict):
+        rows = [{"run_id": run_id, "reason": reason} for run_id, reason in rows.items()]
+    return [
+        {"run_id": str(row.get("run_id", "")), "reason": str(row.get("reason", ""))}
+        for row in rows
+    ]

@@ -1,0 +1,111 @@
+"""Small file helpers: atomic writes, canonical JSON, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from plmscale.errors import PlmscaleError
+
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Yield a handle on a temporary file that becomes `path` only when the block ends well.
+
+    The temporary file lies in the same folder, so the rename is atomic; after an exception
+    `path` is what it was before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        binary = "b" in mode
+        with os.fdopen(
+            fd, mode, encoding=None if binary else "utf-8", newline=None if binary else "\n"
+        ) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp makes files private; results are shared within a group, so follow the umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == 28:
+            raise PlmscaleError(
+                f"no space left on the disk while writing {path}; free some and start again"
+            ) from error
+        raise
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with every NaN or infinity inside replaced by None, which JSON can say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as sorted, indented JSON, atomically. NaN is an error: use `finite` first."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    with atomic_write(path) as handle:
+        handle.write(text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is an error that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlmscaleError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlmscaleError(f"{path}: not valid JSON ({error})") from None
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex, read in chunks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces; whole floats as integers.
+
+    1e11 in one YAML and 100000000000 in another mean the same, so they read the same.
+    """
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, bool):
+            return item
+        if isinstance(item, float) and item.is_integer() and abs(item) < 2**63:
+            return int(item)
+        if isinstance(item, dict):
+            return {str(k): plain(v) for k, v in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(v) for v in item]
+        return item
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 in hex of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

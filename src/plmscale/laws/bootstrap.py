@@ -1,0 +1,115 @@
+"""How noisy a loss is, and intervals that stay honest when replicates fail."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of one run's loss (nats a token), its degrees of freedom, its origin.
+
+    `sd` is NaN where nothing in the table tells it; `dof` is inf where it is taken as known.
+    """
+
+    sd: float
+    dof: float
+    source: str
+
+    @property
+    def known(self) -> bool:
+        return bool(np.isfinite(self.sd) and self.sd > 0)
+
+    def draw(self, rng: np.random.Generator, replicates: int, points: int) -> Array:
+        """Draw (replicates, points) losses' errors.
+
+        The spread itself is drawn from its own uncertainty (a scaled inverse chi), which gives
+        intervals the width of Student's t where only a few residuals tell the noise.
+        """
+        scale = np.full(replicates, self.sd)
+        if np.isfinite(self.dof):
+            scale = scale * np.sqrt(self.dof / rng.chisquare(self.dof, replicates))
+        return scale[:, None] * rng.standard_normal((replicates, points))
+
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """Return a generator that depends on `seed` and names only, not on what was fitted before."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
+
+
+def seed_noise(runs: pd.DataFrame) -> Noise | None:
+    """Pool the spread of runs that differ in their seed alone; None if there are none."""
+    if "seed" not in runs or runs["seed"].isna().all():
+        return None
+    squares, dof = 0.0, 0
+    keys = ["objective", "architecture", "n_params", "tokens", "corpus", "mask_ratio", "parent"]
+    for _, group in runs.groupby([k for k in keys if k in runs], dropna=False):
+        if group["seed"].nunique() > 1:
+            squares += float(((group["loss"] - group["loss"].mean()) ** 2).sum())
+            dof += len(group) - 1
+    if dof == 0:
+        return None
+    return Noise(float(np.sqrt(squares / dof)), float(dof), "replicate seeds")
+
+
+def choose_noise(seeds: Noise | None, squares: float, dof: int, loss_sd: Array) -> Noise:
+    """Pick the noise of a fit from replicate seeds, the fit's residuals, or `loss_sd`.
+
+    `squares` is the residual sum of squares with `dof` degrees of freedom. With both seeds and
+    residuals the larger one counts: residuals also hold what the curve cannot follow, which seeds
+    do not see. `loss_sd` (evaluation only, not training) is the last resort.
+    """
+    residual = Noise(float(np.sqrt(squares / dof)), float(dof), "residuals") if dof > 0 else None
+    if seeds is not None and residual is not None:
+        return seeds if seeds.sd >= residual.sd else residual
+    if seeds is not None:
+        return seeds
+    if residual is not None:
+        return residual
+    known = loss_sd[np.isfinite(loss_sd) & (loss_sd > 0)]
+    if len(known):
+        return Noise(float(np.sqrt(np.mean(known**2))), float("inf"), "loss_sd")
+    return Noise(float("nan"), float("nan"), "unknown")
+
+
+def interval(values: Array, level: float = LEVEL) -> list[float | None]:
+    """Percentile interval of replicates (replicates,); NaN marks a replicate that failed.
+
+    A failed fit could have come out anywhere, so failures count half as below and half as above
+    all others; an end that falls among them is None, which reads as unbounded.
+    """
+    finite = np.sort(values[~np.isnan(values)])
+    total, failed = len(values), len(values) - len(finite)
+    if len(finite) < 2:
+        return [None, None]
+    ends: list[float | None] = []
+    for q in ((1 - level) / 2, (1 + level) / 2):
+        inner = (q * total - failed / 2) / len(finite)
+        if not 0 <= inner <= 1:
+            ends.append(None)
+            continue
+        end = float(np.quantile(finite, inner))
+        ends.append(end if np.isfinite(end) else None)
+    return ends
+
+
+def sample(columns: dict[str, Array], rows: int = 200) -> dict[str, list]:
+    """Keep the first `rows` complete replicates, six digits each: a law's uncertainty in small.
+
+    Replicates are exchangeable, so the first ones are a fair sample.
+    """
+    stacked = np.column_stack(list(columns.values()))
+    stacked = stacked[np.isfinite(stacked).all(axis=1)][:rows]
+    return {
+        "columns": list(columns),
+        "rows": [[float(f"{value:.8g}") for value in row] for row in stacked],
+    }

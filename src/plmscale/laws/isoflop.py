@@ -1,0 +1,196 @@
+"""IsoFLOP profiles: the best size at each budget, and power laws through the optima.
+
+Hoffmann et al. 2022, approach 2. N_opt = A C^a, D_opt = B C^b, L_opt = K C^-c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Rows without a budget belong together when their FLOPs lie within this ratio of the group's
+# least: wide enough for budgets rounded to whole steps, far below a factor 3 between budgets.
+SAME_BUDGET = 1.25
+MIN_SIZES = 3
+# Rounding to whole steps moves C by less; beyond it losses are brought to one C first.
+SAME_FLOPS = 0.01
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One budget: points in order of size. All logs are natural.
+
+    `flops` is the C of the profile; `log_n`, `loss`, `log_d` and `weight` (runs averaged in the
+    point) are (points,); `log_d` holds the tokens that spend `flops` at that size.
+    """
+
+    budget: float
+    flops: float
+    log_n: Array
+    loss: Array
+    log_d: Array
+    weight: Array
+    run_ids: tuple[str, ...]
+    loss_sd: Array
+
+    def tokens_at(self, log_n: Array) -> Array:
+        """Interpolate log tokens at `log_n` (any shape), straight lines beyond the ends.
+
+        With C = 6 N D this is C / 6N exactly.
+        """
+        left = np.clip(np.searchsorted(self.log_n, log_n) - 1, 0, len(self.log_n) - 2)
+        slope = np.diff(self.log_d) / np.diff(self.log_n)
+        return self.log_d[left] + slope[left] * (log_n - self.log_n[left])
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Optimum of one profile for every replicate: (replicates,) each; NaN where there is none."""
+
+    log_n: Array
+    log_d: Array
+    loss: Array
+    curvature: Array
+
+
+def group_budgets(runs: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """Return the budget of each row and remarks on how it was found.
+
+    The column `budget` decides; if it is empty throughout, rows whose FLOPs (column `c`) lie
+    within a factor SAME_BUDGET of the group's least share the geometric mean of their FLOPs.
+    """
+    if runs["budget"].notna().any():
+        return runs["budget"], []
+    flops = np.sort(runs["c"].to_numpy())
+    starts = [flops[0]]
+    for value in flops:
+        if value > starts[-1] * SAME_BUDGET:
+            starts.append(value)
+    group = np.searchsorted(starts, runs["c"].to_numpy(), side="right") - 1
+    means = np.exp(runs.groupby(group)["c"].agg(lambda c: np.log(c).mean()))
+    remark = f"no column budget: runs whose FLOPs lie within a factor {SAME_BUDGET:g} were grouped"
+    return pd.Series(means.loc[group].to_numpy(), index=runs.index), [remark]
+
+
+def build_profiles(runs: pd.DataFrame) -> tuple[list[Profile], list[str]]:
+    """Turn selected rows of one objective into profiles in order of budget, with remarks.
+
+    Runs of one size in one budget (seeds) are averaged. Where the chosen FLOP count differs
+    between the sizes of a budget by more than SAME_FLOPS, losses are moved to the budget's mean
+    C along the frontier: by the envelope theorem dL_opt / dln C is, at the optimum, the slope of
+    the loss at fixed N.
+    """
+    budgets, remarks = group_budgets(runs)
+    groups = []
+    for budget, rows in runs.groupby(budgets):
+        if rows["n_params"].nunique() < MIN_SIZES:
+            remarks.append(
+                f"budget {budget:.3g}: only {rows['n_params'].nunique()} "
+                f"size{'s' if rows['n_params'].nunique() > 1 else ''}, a profile needs {MIN_SIZES};"
+                f" not used ({', '.join(rows['run_id'])})"
+            )
+            continue
+        groups.append((float(budget), rows, np.exp(np.log(rows["c"]).mean())))
+    if budgets.isna().any():
+        lost = runs.loc[budgets.isna(), "run_id"]
+        remarks.append(f"{len(lost)} runs have no budget and are in no profile: {', '.join(lost)}")
+    spread = max(
+        (np.abs(np.log(rows["c"] / centre)).max() for _, rows, centre in groups), default=0.0
+    )
+    slope = 0.0
+    if spread > SAME_FLOPS:
+        slope = _frontier_slope(groups)
+        remarks.append(
+            f"FLOPs differ by up to {np.expm1(spread):.0%} within a budget; losses were moved "
+            f"to one C along the frontier ({slope:.3g} nats per unit of ln C)"
+            if slope
+            else f"FLOPs differ by up to {np.expm1(spread):.0%} within a budget and one budget "
+            "alone does not tell how loss changes with C; taken as they are"
+        )
+    return [_profile(budget, rows, centre, slope) for budget, rows, centre in groups], remarks
+
+
+def _frontier_slope(groups: list) -> float:
+    if len(groups) < 2:
+        return 0.0
+    log_c = np.array([np.log(centre) for _, _, centre in groups])
+    best = np.array([rows["loss"].min() for _, rows, _ in groups])
+    return float(min(np.polyfit(log_c, best, 1)[0], 0.0))
+
+
+def _profile(budget: float, rows: pd.DataFrame, flops: float, slope: float) -> Profile:
+    shift = np.log(flops / rows["c"])
+    moved = pd.DataFrame(
+        {
+            "n": rows["n_params"],
+            "loss": rows["loss"] + slope * shift,
+            "log_d": np.log(rows["tokens"]) + shift,
+            "loss_sd": rows["loss_sd"],
+            "weight": 1.0,
+        }
+    )
+    points = moved.groupby("n").agg(
+        {"loss": "mean", "log_d": "mean", "loss_sd": "mean", "weight": "sum"}
+    )
+    ordered = rows.sort_values(["n_params", "run_id"])
+    return Profile(
+        budget=budget,
+        flops=float(flops),
+        log_n=np.log(points.index.to_numpy(dtype=float)),
+        loss=points["loss"].to_numpy(),
+        log_d=points["log_d"].to_numpy(),
+        weight=points["weight"].to_numpy(),
+        run_ids=tuple(ordered["run_id"]),
+        loss_sd=points["loss_sd"].to_numpy(dtype=float),
+    )
+
+
+def parabola_coefficients(profile: Profile, losses: Array) -> Array:
+    """Fit loss = k0 + k1 u + k2 u^2, u = ln N - mean(ln N), to each row of `losses`.
+
+    `losses` is (replicates, points); returns (replicates, 3).
+    """
+    u = profile.log_n - profile.log_n.mean()
+    root = np.sqrt(profile.weight)
+    design = np.column_stack([np.ones_like(u), u, u * u]) * root[:, None]
+    return (losses * root) @ np.linalg.pinv(design).T
+
+
+def parabola_values(profile: Profile, coefficients: Array) -> Array:
+    """Evaluate parabolas (replicates, 3) at the profile's sizes: (replicates, points)."""
+    u = profile.log_n - profile.log_n.mean()
+    return coefficients @ np.vstack([np.ones_like(u), u, u * u])
+
+
+def parabola_minima(profile: Profile, losses: Array) -> Minima:
+    """Locate the vertex for each row of `losses` (replicates, points); concave rows are NaN."""
+    k0, k1, k2 = parabola_coefficients(profile, losses).T
+    convex = k2 > 0
+    safe = np.where(convex, k2, np.nan)
+    log_n = profile.log_n.mean() - k1 / (2 * safe)
+    log_d = profile.tokens_at(np.where(convex, log_n, profile.log_n[0]))
+    return Minima(log_n, np.where(convex, log_d, np.nan), k0 - k1**2 / (4 * safe), 2 * k2)
+
+
+def raw_minima(profile: Profile, losses: Array, rng: np.random.Generator | None = None) -> Minima:
+    """Pick the size with the least loss for each row of `losses` (replicates, points).
+
+    With `rng` the optimum is drawn evenly from the chosen size's cell (half-way to its
+    neighbours in log N): a raw minimum does not know where between the sizes it lies, and
+    an interval has to say so.
+    """
+    best = np.argmin(losses, axis=1)
+    log_n = profile.log_n[best]
+    if rng is not None:
+        middle = (profile.log_n[1:] + profile.log_n[:-1]) / 2
+        # At the ends a cell reaches as far out as it does in.
+        low = np.r_[2 * profile.log_n[0] - middle[0], middle]
+        high = np.r_[middle, 2 * profile.log_n[-1] - middle[-1]]
+        log_n = low[best] + (high - low)[best] * rng.random(len(best))
+    loss = losses[np.arange(len(best)), best]
+    return Minima(log_n, profile.tokens_at(log_n), loss, np.full(len(best), np.nan))

@@ -1,0 +1,61 @@
+"""Finished models on disk: `model.safetensors` with fp32 weights, `config.json` with the shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from plmscale.architecture import Architecture
+from plmscale.errors import PlmscaleError
+from plmscale.files import atomic_write, read_json, sha256_file, write_json
+from plmscale.model.transformer import Transformer
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_model(run_dir: str | Path, weights: dict[str, Tensor], config: dict[str, Any]) -> str:
+    """Write weights (made fp32) and `config` atomically; return the SHA-256 of the weights file.
+
+    `config` must hold `architecture`; what else it holds is for the reader's information.
+    """
+    run_dir = Path(run_dir)
+    plain = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in weights.items()}
+    with atomic_write(run_dir / WEIGHTS, "wb") as handle:
+        handle.write(save(plain, metadata={"format": "pt"}))
+    write_json(run_dir / CONFIG, config)
+    return sha256_file(run_dir / WEIGHTS)
+
+
+def load_weights(run_dir: str | Path) -> dict[str, Tensor]:
+    """Return the fp32 weights of a finished run by parameter name; nothing is unpickled."""
+    path = Path(run_dir) / WEIGHTS
+    if not path.exists():
+        raise PlmscaleError(f"{path}: no such file; has the run finished?")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise PlmscaleError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def load(run_dir: str | Path, device: str = "cpu") -> Transformer:
+    """Return the trained model of a run folder in fp32 and eval mode on `device`."""
+    config = read_json(Path(run_dir) / CONFIG)
+    arch = Architecture.from_dict(config["architecture"])
+    model = Transformer(arch)
+    fill(model, load_weights(run_dir), str(run_dir))
+    return model.to(device).eval()
+
+
+def fill(model: Transformer, weights: dict[str, Tensor], source: str) -> None:
+    """Copy `weights` into `model`; other names or shapes are an error that names `source`."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise PlmscaleError(f"{source}: weights do not fit the architecture ({reason})") from None

@@ -1,0 +1,132 @@
+"""The one transformer of plmscale: CLM and MLM share it, `causal` is an argument of the call."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plmscale.architecture import Architecture
+from plmscale.model.attention import AttentionPlan, attend, plan_attention, rotary_tables
+
+BOS = 1
+
+
+def segments_of(tokens: Tensor) -> Tensor:
+    """Number the proteins of packed rows (rows, s): each BOS starts the next one.
+
+    A row's leading piece without BOS (the rest of a protein cut by the row's edge) is number 0.
+    """
+    return (tokens == BOS).cumsum(1)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        d, f, bias = arch.d_model, arch.d_ff, arch.preset == "paper"
+        self.n_heads = arch.n_heads
+        self.activation = functional.gelu if arch.preset == "paper" else functional.silu
+        self.attention_norm = _norm(arch)
+        self.qkv = nn.Linear(d, 3 * d, bias=bias)
+        self.attention_out = nn.Linear(d, d, bias=bias)
+        self.mlp_norm = _norm(arch)
+        self.gate_up = nn.Linear(d, 2 * f, bias=bias)
+        self.mlp_out = nn.Linear(f, d, bias=bias)
+
+    def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
+        """(rows, s, d) -> (rows, s, d)."""
+        rows, length, width = x.shape
+        qkv = self.qkv(self.attention_norm(x))
+        qkv = qkv.view(rows, length, 3, self.n_heads, width // self.n_heads)
+        x = x + self.attention_out(attend(qkv, plan))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
+        return x + self.mlp_out(self.activation(gate) * up)
+
+
+class Transformer(nn.Module):
+    """Decoder or encoder stack over one-byte tokens, by `Architecture`.
+
+    `paper`: LayerNorm with bias, GeGLU (exact GELU), biased linears; `modern`: RMSNorm, SwiGLU,
+    no biases. Both: RoPE, pre-norm, a final norm, no dropout. Matrices and embeddings start as
+    N(0, init_std), those that write into the residual stream as N(0, init_std / sqrt(2 L))
+    (Radford et al. 2019, section 2.3); biases are 0, norm weights 1.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        self.embedding = nn.Embedding(arch.vocab_size, arch.d_model)
+        self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.n_layers))
+        self.final_norm = _norm(arch)
+        self.head = None
+        if not arch.tie_embeddings:
+            self.head = nn.Linear(arch.d_model, arch.vocab_size, bias=False)
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def initialize(self, seed: int) -> None:
+        """Draw all weights anew from `seed`, on whatever device they are, in a fixed order."""
+        generator = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)
+        residual = self.arch.init_std / math.sqrt(2 * self.arch.n_layers)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 1:
+                    parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                else:
+                    std = residual if name.endswith("_out.weight") else self.arch.init_std
+                    parameter.normal_(0.0, std, generator=generator)
+
+    def forward(self, tokens: Tensor, *, causal: bool, segments: Tensor | None = None) -> Tensor:
+        """Return logits (rows, s, vocab) in the weights' dtype for tokens (rows, s).
+
+        `segments` (rows, s) numbers the proteins of each row: attention stays inside a number.
+        None lets it cross. With `causal` a token sees nothing after itself.
+        """
+        x = self.hidden(tokens, causal=causal, segments=segments)
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return functional.linear(x, weight)
+
+    def hidden(self, tokens: Tensor, *, causal: bool, segments: Tensor | None = None) -> Tensor:
+        """Return the final, normed hidden states (rows, s, d); arguments as in `forward`."""
+        x = functional.embedding(tokens, self.embedding.weight)
+        cos, sin = self._rotary(tokens.shape[1], x)
+        plan = plan_attention(segments, causal, cos, sin, tokens.shape[0])
+        for block in self.blocks:
+            x = block(x, plan)
+        return self.final_norm(x)
+
+    def _rotary(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        cached = self._tables
+        if (
+            cached is None
+            or cached[0].shape[0] != length
+            or cached[0].dtype != like.dtype
+            or cached[0].device != like.device
+        ):
+            size = self.arch.d_model // self.arch.n_heads
+            cached = rotary_tables(length, size, self.arch.rope_theta, like.device, like.dtype)
+            self._tables = cached
+        return cached
+
+
+def _norm(arch: Architecture) -> nn.Module:
+    kind = nn.LayerNorm if arch.preset == "paper" else nn.RMSNorm
+    return kind(arch.d_model, eps=arch.norm_eps)
+
+
+def decay_groups(model: Transformer, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters for AdamW: linear matrices decay; norms, biases and embeddings do not.
+
+    An untied output head is a linear matrix and decays.
+    """
+    decay, plain = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and not name.startswith("embedding")
+        (decay if matrix else plain).append(parameter)
+    return [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,86 @@
+"""What the Snakefile asks of the package: the study behind a `config`, and where a view lies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plmscale.errors import PlmscaleError
+from plmscale.files import fingerprint
+from plmscale.grid import parse_select
+from plmscale.study import Study, merge, read_yaml, resolve, validate
+
+_CHOICE = ("select", "subset")
+
+
+def load(
+    config: Mapping[str, Any], configfiles: Sequence[Any], basedir: str | Path
+) -> tuple[Study, dict[str, str]]:
+    """Return the study and the choice (`select`, `subset`) that Snakemake's `config` stands for.
+
+    Without --configfile, `config` holds only --config entries, which are laid on config.yaml.
+    Raises SystemExit with one line, because a traceback of the Snakefile helps nobody.
+    """
+    data = dict(config)
+    choice = {key: str(data.pop(key, "") or "") for key in _CHOICE}
+    try:
+        if configfiles:
+            # Snakemake hands files and --config over as one mapping, merged its own way. Merge
+            # the files by our rules, then lay on top only what the command line changed.
+            merged: dict[str, Any] = {}
+            raw: dict[str, Any] = {}
+            for path in map(Path, configfiles):
+                content = read_yaml(path)
+                # An `overlays` is relative to its own file.
+                merged = merge(merged, resolve(content, path.parent))
+                raw = _deep_update(raw, content)
+            merged = merge(merged, _difference(data, raw))
+            name = str(configfiles[-1])
+        else:
+            merged = merge(read_yaml(Path(basedir) / "config.yaml"), data)
+            name = "config.yaml"
+        parse_select(choice["select"])
+        return validate(merged, name), choice
+    except PlmscaleError as error:
+        raise SystemExit(f"plmscale: error: {error}") from None
+
+
+def _deep_update(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = _deep_update(dict(out[key]), value)
+        else:
+            out[key] = value
+    return out
+
+
+def _difference(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping):
+            if inner := _difference(value, old[key]):
+                changed[key] = inner
+        elif key not in old or old[key] != value:
+            changed[key] = value
+    return changed
+
+
+def view_folder(out: str, choice: Mapping[str, str]) -> str:
+    """Return the folder for tables and figures of a choice; the study's own without one."""
+    if not any(choice.values()):
+        return out
+    text = "_".join(filter(None, (choice["subset"], choice["select"])))
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    # Different selections may share a slug or be too long for a file name.
+    if len(slug) > 60 or slug != text:
+        slug = f"{slug[:60]}-{fingerprint(dict(choice))[:6]}"
+    return f"{out}/subsets/{slug}"
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Return a recipe as the text of its recipe.json: sorted keys, indented."""
+    return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)
