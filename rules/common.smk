@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from plmscale import grid, resources as needs, snakefile
+from plmscale import configfile, files, grid as the_grid, resources as needs, snakefile
 
 STUDY, CHOICE = snakefile.load(config, workflow.configfiles, workflow.basedir)
-ALL_RUNS = {run.run_id: run for run in grid.expand(STUDY)}
+ALL_RUNS = {run.run_id: run for run in the_grid.expand(STUDY)}
 RUNS = {
     run.run_id: run
-    for run in grid.chosen_runs(STUDY, CHOICE["subset"], CHOICE["select"])
+    for run in the_grid.chosen_runs(STUDY, CHOICE["subset"], CHOICE["select"])
 }
 
 # Everything a study makes lies in OUT. A selection has its tables, laws, figures and report in a

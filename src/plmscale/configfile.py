@@ -38,7 +38,10 @@ def render(data: Mapping[str, Any]) -> str:
 
 def _model(model: BaseModel, depth: int) -> Iterator[str]:
     pad = "  " * depth
-    for name, info in type(model).model_fields.items():
+    fields = type(model).model_fields
+    # `kind` says which keys an entry may have, so it comes first.
+    for name in sorted(fields, key=lambda field: field != "kind"):
+        info = fields[name]
         if info.description:
             if depth == 0:
                 yield ""
@@ -83,9 +86,12 @@ def _flow(value: Any) -> str:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
-        if value.is_integer() and abs(value) < 1e6:
+        if value.is_integer() and abs(value) < 1e5:
             return str(int(value))
         text = f"{value:.12g}"
+        if value >= 1e5:
+            mantissa, exponent = f"{value:.11e}".split("e")
+            text = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
         # YAML 1.1 reads 1e+11 as a string; it wants a dot.
         if "e" in text and "." not in text:
             text = text.replace("e", ".0e")

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plmscale.corpus.config import SourceConfig
 from plmscale.errors import PlmscaleError
-from plmscale.files import fingerprint
+from plmscale.files import canonical_json, fingerprint
 from plmscale.grid import parse_select
 from plmscale.study import Study, merge, read_yaml, resolve, validate
 
@@ -84,3 +85,20 @@ def view_folder(out: str, choice: Mapping[str, str]) -> str:
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a recipe as the text of its recipe.json: sorted keys, indented."""
     return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)
+
+
+def place(source: SourceConfig, basedir: str | Path) -> str:
+    """Return where a source comes from: its address, or its path seen from the project."""
+    return source.url or str(Path(basedir) / source.path)
+
+
+def corpus_text(study: Study) -> str:
+    """Return the corpus settings that the shards and their manifest depend on, as JSON.
+
+    Where the files lie is left out, because moving them changes nothing.
+    """
+    settings = study.corpus.model_dump(exclude={"mixes"})
+    for source in settings["sources"].values():
+        if not source["url"]:
+            source["path"] = "local"
+    return canonical_json(settings)

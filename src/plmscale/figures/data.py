@@ -33,7 +33,7 @@ def load(
     laws: str | Path | None = None,
     findings: str | Path | None = None,
     corpus_stats: str | Path | None = None,
-    metrics: Iterable[str | Path] = (),
+    metrics: str | Path | None = None,
 ) -> Inputs:
     """Read what was given. A path that was named but is missing is an error that names it."""
     table = read_runs(runs) if runs else Inputs().runs
@@ -43,7 +43,7 @@ def load(
         laws=read_json(laws) if laws else {},
         findings=read_json(findings) if findings else {},
         stats=load_stats(corpus_stats) if corpus_stats else {},
-        metrics=[read_json(path) for path in sorted(map(str, metrics))],
+        metrics=load_metrics(metrics, set(table["run_id"])) if metrics else [],
     )
 
 
@@ -74,6 +74,15 @@ def load_stats(folder: str | Path) -> dict[str, pd.DataFrame]:
     return {path.stem: _read_csv(path) for path in sorted(folder.glob("*.csv"))}
 
 
+def load_metrics(folder: str | Path, run_ids: set[str]) -> list[dict[str, Any]]:
+    """Read `folder`/<run_id>/metrics.json of `run_ids`, in order of run_id."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PlmscaleError(f"{folder}: no such folder of runs")
+    paths = (folder / run_id / "metrics.json" for run_id in sorted(run_ids))
+    return [read_json(path) for path in paths if path.is_file()]
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
@@ -97,11 +106,16 @@ def main_corpus(runs: pd.DataFrame) -> str:
 
 
 def isoflop_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of the IsoFLOP grid: with a budget, on the main corpus, without a parent."""
+    """Return the runs of the IsoFLOP grid: with a budget, on the main corpus, without a parent.
+
+    A budget with fewer than three sizes is no profile: such runs belong to a side study.
+    """
     if runs.empty:
         return runs
     chosen = runs["budget"].notna() & (runs["corpus"] == main_corpus(runs))
-    return runs[chosen & (runs["parent"].fillna("") == "")]
+    grid = runs[chosen & (runs["parent"].fillna("") == "")]
+    sizes = grid.groupby(["objective", "budget"])["n_params"].transform("nunique")
+    return grid[sizes >= 3] if (sizes >= 3).any() else grid
 
 
 def valid_curve(curve: pd.DataFrame | None, points: int = 250) -> pd.DataFrame:

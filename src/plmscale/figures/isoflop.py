@@ -82,11 +82,13 @@ def _panel(ax: Axes, runs: pd.DataFrame, laws: dict, colours: dict) -> None:
 
 
 def _parabola(ax: Axes, fit: pd.Series, sizes: pd.Series, colour: tuple) -> bool:
-    coefficients = fit.get("coefficients")
-    if not isinstance(coefficients, list | tuple) or len(coefficients) != 3:
+    """Draw the fitted parabola from its vertex and its second derivative in ln N."""
+    vertex, loss, bend = (lawview.number(fit.get(key)) for key in ("N_opt", "loss", "curvature"))
+    if vertex is None or loss is None or bend is None:
         return False
     x = np.geomspace(sizes.min() * 0.85, sizes.max() * 1.15, 120)
-    ax.plot(x, np.polyval(coefficients, np.log(x)), color=colour, lw=1.4, alpha=0.85)
+    y = loss + bend / 2 * np.log(x / vertex) ** 2
+    ax.plot(x, y, color=colour, lw=1.4, alpha=0.85)
     return True
 
 

@@ -91,7 +91,10 @@ def number(value: Any) -> float | None:
 
 
 def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[float, float] | None:
-    """Return the 95 % interval of a parameter: `letter` of `which`, or of the entry itself."""
+    """Return the 95 % interval of a parameter: `letter` of `which`, or of the entry itself.
+
+    An end that the bootstrap could not bound is infinite; None where no interval was made.
+    """
     found = entry.get("ci95") or {}
     if which is not None:
         found = found.get(which) or {}
@@ -99,19 +102,25 @@ def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[flo
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return None
     low, high = number(pair[0]), number(pair[1])
-    return None if low is None or high is None else (low, high)
+    return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _sample(entry: dict[str, Any], which: str) -> np.ndarray | None:
     first, second = _LETTERS[which]
-    sample = entry.get("bootstrap") or {}
-    sample = sample.get("sample", sample) if isinstance(sample, dict) else sample
-    part = sample.get(which, {}) if isinstance(sample, dict) else {}
-    if not isinstance(part, dict) or first not in part or second not in part:
+    sample = entry.get("sample") or entry.get("bootstrap") or {}
+    sample = sample.get("sample", sample) if isinstance(sample, dict) else {}
+    columns = list(sample.get("columns") or [])
+    rows = np.array(sample.get("rows") or [], dtype=float)
+    if second not in columns or not len(rows):
         return None
-    rows = np.array([part[first], part[second]], dtype=float).T
-    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 0] > 0)]
-    return rows if len(rows) else None
+    if f"log_{first}" in columns:
+        coefficient = np.exp(rows[:, columns.index(f"log_{first}")])
+    elif first in columns:
+        coefficient = rows[:, columns.index(first)]
+    else:
+        return None
+    found = np.column_stack([coefficient, rows[:, columns.index(second)]])
+    return found[np.isfinite(found).all(axis=1) & (found[:, 0] > 0)]
 
 
 def points(entry: dict[str, Any] | None) -> pd.DataFrame:
@@ -158,11 +167,10 @@ def _once(seen: set, objective: str, method: str, text: Any) -> Iterator[tuple[s
 
 
 def excluded(laws: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the runs the laws left out, each with run_id and reason."""
-    rows = laws.get("excluded") or []
-    if isinstance(rows, dict):
-        rows = [{"run_id": run_id, "reason": reason} for run_id, reason in rows.items()]
-    return [
-        {"run_id": str(row.get("run_id", "")), "reason": str(row.get("reason", ""))}
-        for row in rows
-    ]
+    """Return the runs the laws left out, each with run_id, objective, status and why."""
+    rows = list(laws.get("excluded") or [])
+    for objective, entry in laws.get("laws", {}).items():
+        if isinstance(entry, dict) and isinstance(entry.get("excluded"), list):
+            rows += [{"objective": objective, **row} for row in entry["excluded"]]
+    keys = ("run_id", "objective", "status", "why")
+    return [{key: str(row.get(key, "")) for key in keys} for row in rows]

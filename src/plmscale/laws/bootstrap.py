@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,3 +115,20 @@ def sample(columns: dict[str, Array], rows: int = 200) -> dict[str, list]:
         "columns": list(columns),
         "rows": [[float(f"{value:.8g}") for value in row] for row in stacked],
     }
+
+
+def law_intervals(columns: Mapping[str, Array]) -> dict[str, Any]:
+    """Return ci95 of the three power laws from replicates of log A, a, log B, b, log K, c."""
+
+    def exponential(name: str) -> list[float | None]:
+        ends = interval(columns[name])
+        # Beyond exp(700) a float overflows: such an end is as good as unbounded.
+        return [None if e is None or abs(e) > 700 else float(np.exp(e)) for e in ends]
+
+    a, b, c = (interval(columns[name]) for name in "abc")
+    return {
+        "a": a, "b": b, "c": c,
+        "N_opt": {"A": exponential("log_A"), "a": a},
+        "D_opt": {"B": exponential("log_B"), "b": b},
+        "L_opt": {"K": exponential("log_K"), "c": c},
+    }  # fmt: skip

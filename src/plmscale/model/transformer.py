@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plmscale.architecture import Architecture
+from plmscale.corpus.alphabet import BOS
 from plmscale.model.attention import AttentionPlan, attend, plan_attention, rotary_tables
-
-BOS = 1
+from plmscale.model.gated import Gated
 
 
 def segments_of(tokens: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Block(nn.Module):
         super().__init__()
         d, f, bias = arch.d_model, arch.d_ff, arch.preset == "paper"
         self.n_heads = arch.n_heads
-        self.activation = functional.gelu if arch.preset == "paper" else functional.silu
+        self.gelu = arch.preset == "paper"
         self.attention_norm = _norm(arch)
         self.qkv = nn.Linear(d, 3 * d, bias=bias)
         self.attention_out = nn.Linear(d, d, bias=bias)
@@ -43,8 +43,7 @@ class Block(nn.Module):
         qkv = self.qkv(self.attention_norm(x))
         qkv = qkv.view(rows, length, 3, self.n_heads, width // self.n_heads)
         x = x + self.attention_out(attend(qkv, plan))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        return x + self.mlp_out(self.activation(gate) * up)
+        return x + self.mlp_out(Gated.apply(self.gate_up(self.mlp_norm(x)), self.gelu))
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,29 @@
+# Named targets: snakemake corpus | grid | laws | figures | report, for the study and selection at hand.
+
+
+rule corpus:
+    input:
+        f"{OUT}/corpus/manifest.json",
+        f"{OUT}/corpus/stats/sources.csv",
+
+
+rule grid:
+    input:
+        run_files("metrics.json"),
+        f"{VIEW}/runs.csv",
+
+
+rule laws:
+    input:
+        f"{VIEW}/laws/laws.json",
+        f"{VIEW}/laws/findings.json",
+
+
+rule figures:
+    input:
+        expand(f"{VIEW}/figures/{{name}}.svg", name=FIGURES),
+
+
+rule report:
+    input:
+        f"{VIEW}/report.html",

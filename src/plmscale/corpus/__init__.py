@@ -1,0 +1,1 @@
+"""FASTA files to cleaned, split and tokenised shards."""

@@ -1,0 +1,55 @@
+"""`python -m plmscale.figures NAME ...`: draw one figure, or `all` of them, as SVG and PNG."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from plmscale.errors import PlmscaleError
+from plmscale.figures import FIGURES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw what was asked for; a mistake in the input is one line on stderr and exit code 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.name == "all" and args.out is None:
+        parser.error("all figures need a folder: --out DIR")
+    # pandas and matplotlib take a second: not for --help and not for a wrong option.
+    from plmscale.figures import data, style
+
+    try:
+        inputs = data.load(
+            args.runs, args.curves, args.laws, args.findings, args.corpus_stats, args.metrics
+        )
+        for name in FIGURES if args.name == "all" else [args.name]:
+            draw = getattr(import_module(f"plmscale.figures.{FIGURES[name]}"), name)
+            stem = args.out_stem or args.out / name
+            style.save(draw(inputs), stem)
+    except PlmscaleError as error:
+        print(f"plmscale: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m plmscale.figures", description=__doc__)
+    parser.add_argument("name", choices=["all", *FIGURES], metavar="NAME",
+                        help=f"all or one of {', '.join(FIGURES)}")  # fmt: skip
+    parser.add_argument("--runs", type=Path, help="runs table")
+    parser.add_argument("--curves", type=Path, help="folder of <run_id>.csv")
+    parser.add_argument("--laws", type=Path, help="laws.json")
+    parser.add_argument("--findings", type=Path, help="findings.json")
+    parser.add_argument("--corpus-stats", type=Path, help="folder with lengths.csv, residues.csv")
+    parser.add_argument("--metrics", type=Path, help="folder of run folders with metrics.json")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out-stem", type=Path, help="write STEM.svg and STEM.png (one figure)")
+    where.add_argument("--out", type=Path, help="folder: write NAME.svg and NAME.png there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The weights a transfer run starts from: another recipe's finished model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from plmscale.errors import PlmscaleError
+from plmscale.files import read_json, sha256_file
+from plmscale.model import load_weights
+from plmscale.model.loading import CONFIG, WEIGHTS
+
+
+class ParentFailed(Exception):
+    """The parent was trained and lost, so there is nothing to start from."""
+
+
+def parent_weights(recipe: dict[str, Any], parent_dir: Path | None) -> dict[str, Tensor] | None:
+    """Return the parent's fp32 weights, or None for a run from scratch.
+
+    Raises PlmscaleError when the folder is not the parent's or its weights are damaged,
+    ParentFailed when the parent diverged or failed itself.
+    """
+    parent = recipe["parent"]
+    if parent is None:
+        return None
+    if parent_dir is None:
+        raise PlmscaleError(f"--parent-dir: the recipe starts from run {parent['run_id']}")
+    metrics = read_json(parent_dir / "metrics.json")
+    if metrics["fingerprint"] != parent["fingerprint"]:
+        raise PlmscaleError(
+            f"{parent_dir}: holds run {metrics['run_id']} (fingerprint "
+            f"{metrics['fingerprint'][:12]}), the recipe starts from {parent['run_id']} "
+            f"({parent['fingerprint'][:12]})"
+        )
+    if metrics["status"] != "done":
+        raise ParentFailed(f"parent {parent['run_id']}: {metrics['status']}")
+    weights = parent_dir / WEIGHTS
+    if weights.exists() and sha256_file(weights) != metrics["weights_sha256"]:
+        raise PlmscaleError(f"{weights}: is not the file the parent wrote (SHA-256 differs)")
+    shape, theirs = recipe["architecture"], read_json(parent_dir / CONFIG)["architecture"]
+    changed = [k for k in shape if k != "name" and shape[k] != theirs.get(k)]
+    if changed:
+        raise PlmscaleError(
+            f"{parent_dir}: the parent's architecture differs in {', '.join(changed)}"
+        )
+    return load_weights(parent_dir)

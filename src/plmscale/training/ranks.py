@@ -1,0 +1,129 @@
+"""From a launcher to ranks: torchrun's own API, with ranks forked from a warm process."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from contextlib import nullcontext
+
+from plmscale.errors import PlmscaleError
+from plmscale.training.options import Options
+
+_PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def preload() -> None:
+    """Import all that training imports, starting no thread: what forks after this pays nothing."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.disable(logging.WARNING)
+    import deepspeed
+    import torch.distributed.launcher.api
+    import torch.utils.tensorboard.writer
+
+    import plmscale.training.trainer
+
+
+def launch(options: Options) -> int:
+    """Train `options` on `options.devices` ranks of this machine; return the exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    _quiet()
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    import torch
+
+    if torch.cuda.is_available():
+        method = "spawn"
+    else:
+        method = "fork"
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        preload()
+    with tempfile.TemporaryDirectory(prefix="plmscale-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=options.devices,
+            run_id=f"plmscale-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            monitor_interval=0.02,
+            start_method=method,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            shutdown_timeout=120,
+        )
+        try:
+            elastic_launch(config, rank_main)(options)
+        except ChildFailedError as error:
+            codes = [failure.exitcode for failure in error.failures.values()]
+            return next((code if code > 0 else 128 - code for code in codes if code), 1)
+        except SignalException as error:
+            return 128 + error.sigval
+    return 0
+
+
+def rank_main(options: Options) -> None:
+    """One rank: settings of the process, process group, lock, training."""
+    # A rank must not outlive its launcher; SIGTERM still lets it save.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _quiet()
+    _keep_freed_memory()
+    import torch
+
+    from plmscale.files import read_json
+    from plmscale.training import checkpoint, engine
+    from plmscale.training.trainer import train
+
+    torch.set_num_threads(options.threads)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    code = 0
+    try:
+        lock = checkpoint.owned(options.checkpoint_dir) if rank == 0 else nullcontext()
+        with lock:
+            if rank == 0:
+                checkpoint.claim(options.checkpoint_dir, read_json(options.recipe))
+            engine.start_distributed(device)
+            train(options, rank, world)
+    except PlmscaleError as error:
+        if rank == 0 or world == 1:
+            print(f"plmscale: error: {error}", file=sys.stderr, flush=True)
+        code = 2
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        # Not sys.exit: peers may wait in a collective, and interpreter exit would wait for them.
+        os._exit(code)
+
+
+def _quiet() -> None:
+    """Silence chatter below errors; what a user must know is printed by the trainer itself."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.disable(logging.WARNING)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks: returning them to the kernel at each step costs
+    20-30 % of a small model's time in page faults. Other C libraries ignore it."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    except (OSError, AttributeError):
+        return

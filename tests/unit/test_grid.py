@@ -1,0 +1,137 @@
+"""The grid: recipes, names that stay, selections."""
+
+import math
+
+import pytest
+
+from plmscale import grid, study
+from plmscale.architecture import PAPER_SIZES, Architecture
+from plmscale.errors import PlmscaleError
+
+DEFAULT = study.PROJECT / "config.yaml"
+ISOFLOP = {"kind": "isoflop", "budgets": [1e12, 1e13], "sizes": ["3M", "6M"]}
+
+
+def runs_of(*, reverse=False, **changes):
+    experiments = changes.pop("grid", {"isoflop": ISOFLOP})
+    base = {"grid": experiments, "subsets": {}, "training": {"batch_rows": {0: 4}}}
+    runs = grid.expand(study.load(DEFAULT, {**base, **changes}))
+    return {run.run_id: run.recipe for run in runs}
+
+
+def test_isoflop_runs_spend_their_budget_to_half_a_step():
+    for recipe in runs_of().values():
+        step = 6 * recipe["n_params"] * recipe["batch_rows"] * recipe["context"]
+        assert abs(recipe["flops_6nd"] - recipe["budget"]) <= step / 2
+        assert recipe["tokens"] == recipe["steps"] * recipe["batch_rows"] * recipe["context"]
+        assert recipe["flops"] > recipe["flops_6nd"]
+
+
+def test_adding_and_reordering_keeps_every_name_and_recipe():
+    before = runs_of()
+    more = {
+        "first": {"kind": "repetition", "sizes": ["3M"], "corpora": ["mix"], "tokens": 5e5},
+        "isoflop": {
+            "kind": "isoflop", "objectives": ["mlm", "clm"],
+            "budgets": [1e13, 5e12, 1e12], "sizes": ["10M", "6M", "3M"],
+        },
+    }  # fmt: skip
+    after = runs_of(grid=more)
+    assert before.keys() < after.keys()
+    assert all(after[run_id] == before[run_id] for run_id in before)
+
+
+def test_what_changes_the_outcome_changes_the_name_and_nothing_else_does():
+    before = runs_of()
+    assert runs_of(execution={"threads": 7, "checkpoint_seconds": 1}).keys() == before.keys()
+    assert runs_of(description="other words", results="elsewhere").keys() == before.keys()
+    for change in (
+        {"training": {"weight_decay": 0.2}},
+        {"model": {"context": 128}},
+        {"corpus": {"clean": {"min_length": 31}}},
+        {"corpus": {"split": {"seed": 3}}},
+        {"validation": {"rows": 5}},
+    ):
+        assert not runs_of(**change).keys() & before.keys(), change
+
+
+def test_equal_numbers_written_differently_are_one_recipe():
+    as_text = {"isoflop": {**ISOFLOP, "budgets": ["1e12", 10000000000000]}}
+    assert runs_of(grid=as_text).keys() == runs_of().keys()
+
+
+def test_transfer_twins_have_equal_compute_and_share_the_isoflop_run():
+    transfer = {"kind": "transfer", "budgets": [1e13], "sizes": ["3M"], "share": 0.2}
+    runs = runs_of(grid={"isoflop": ISOFLOP, "transfer": transfer})
+    child = next(r for r in runs.values() if r["parent"])
+    parent = runs[child["parent"]["run_id"]]
+    scratch = next(
+        r for r in runs.values()
+        if r["experiment"] == "isoflop,transfer" and r["architecture"]["name"] == "3M"
+    )  # fmt: skip
+    assert (parent["objective"], child["objective"]) == ("clm", "mlm")
+    total = parent["flops_6nd"] + child["flops_6nd"]
+    assert math.isclose(total, scratch["flops_6nd"], rel_tol=0.01)
+    assert child["schedule"]["warmup_fraction"] == 0.05
+    assert list(runs).index(parent["run_id"]) < list(runs).index(child["run_id"])
+    # A parent with another recipe makes another child.
+    other = runs_of(grid={"transfer": transfer}, training={"batch_rows": {0: 4}, "seed": 9})
+    assert child["run_id"] not in other
+
+
+def test_a_budget_too_small_for_one_step_says_what_would_do():
+    with pytest.raises(PlmscaleError, match=r"cannot make one step of 4 x \d+ tokens.*at least"):
+        runs_of(grid={"isoflop": {**ISOFLOP, "budgets": [1e6]}})
+
+
+def test_learning_rate_passes_through_the_paper_s_points():
+    table = study.TrainingConfig().lr
+    for label, lr in (("25M", 6e-4), ("85M", 5.5e-4), ("470M", 4e-4), ("10B", 3e-4), ("3M", 1e-3)):
+        n = PAPER_SIZES[label].n_params
+        assert grid.interpolate_lr(table, n) == pytest.approx(lr, rel=0.01)
+    assert grid.interpolate_lr({1e6: 1e-3, 1e8: 1e-5}, 1e7) == pytest.approx(1e-4)
+
+
+def test_select_filters_and_suggests():
+    runs = grid.expand(study.load(DEFAULT, {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}}}))
+    some = grid.select(runs, grid.parse_select("objective:mlm,budget=1e13,architecture:3M,architecture:6M"))
+    assert [(r.recipe["objective"], r.recipe["architecture"]["name"]) for r in some] == [("mlm", "3M"), ("mlm", "6M")]
+    for text, said in (
+        ("objectiv:mlm", "did you mean objective"),
+        ("objective:mml", "did you mean mlm"),
+        ("budget:7", "no run has budget '7'"),
+        ("mlm", "is not KEY:VALUE"),
+    ):
+        with pytest.raises(PlmscaleError, match=said):
+            grid.select(runs, grid.parse_select(text))
+
+
+def test_named_subsets_of_the_demo_resolve():
+    demo = study.load(DEFAULT)
+    for name in demo.subsets:
+        assert grid.chosen_runs(demo, subset=name)
+    with pytest.raises(PlmscaleError, match="subsets: "):
+        grid.chosen_runs(demo, subset="nothing")
+
+
+def test_parameter_counts_of_the_paper():
+    """From the released logs: FLOPs axis / tokens = 6 N."""
+    known = {"3M": 3_561_344, "13M": 13_151_360, "85M": 85_068_288, "470M": 472_271_344,
+             "2.8B": 2_833_956_224, "7B": 7_249_584_080, "10B": 10_685_455_508}  # fmt: skip
+    assert {k: PAPER_SIZES[k].n_params for k in known} == known
+
+
+def test_attention_adds_a_sixth_of_s_over_d():
+    a = Architecture("x", 4, 768, 12, 3072)
+    ratio = (a.flops_per_token(1024) - 6 * a.vocab_size * a.d_model) / (6 * a.n_params) - 1
+    d, n = a.d_model, a.n_params
+    assert ratio == pytest.approx(12 * a.n_layers * d * 1024 / (6 * n))
+    # Without biases and norms N is 13 L d^2 at f = 3 d; the rule of thumb s / (6 d) is for 12 L d^2.
+    assert ratio == pytest.approx(1024 / (6 * d), rel=0.1)
+
+
+def test_impossible_shapes_are_errors():
+    with pytest.raises(PlmscaleError, match="even size"):
+        Architecture("x", 1, 10, 4, 8)
+    with pytest.raises(PlmscaleError, match="allowed: paper, modern"):
+        Architecture("x", 1, 8, 1, 8, preset="old")
