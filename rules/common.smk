@@ -22,7 +22,9 @@ VIEW = snakefile.view_folder(OUT, CHOICE)
 # Jobs must find this checkout's package even where it is not installed.
 PYTHON = " ".join(
     [
-        "PYTHONPATH=" + shlex.quote(str(Path(workflow.basedir) / "src")) + ":${PYTHONPATH:-}",
+        "PYTHONPATH="
+        + shlex.quote(str(Path(workflow.basedir) / "src"))
+        + ":${PYTHONPATH:-}",
         shlex.quote(sys.executable),
     ]
 )

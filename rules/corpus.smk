@@ -1,28 +1,45 @@
 # The corpus. In: corpus.sources of the study (a path, or an address with its checksum).
 # Out: corpus/manifest.json and shards/, clean/, split/check.json, stats/*.csv.
 #
-# Inputs are `ancient`: content is pinned by checksums and rules, both in params, so that a fresh
-# clone (new dates, same content) builds nothing again and a changed rule does.
+# Inputs that stay are `ancient`: a fresh clone (new dates, same content) builds nothing again.
+# But Snakemake neither passes a re-run on through an `ancient` input that exists nor compares the
+# params of the jobs behind it. So the name of a source carries its checksum, and each step marks
+# what it made with keys/<step>.<hash of all that decides its content>, which the next step asks
+# for: after a changed rule that file is missing, and the steps behind it run too.
 CORPUS = f"{OUT}/corpus"
+KEYS = f"{CORPUS}/keys"
+STAMPS = {
+    step: f"{KEYS}/{step}.{key[:12]}" for step, key in STUDY.corpus.step_keys().items()
+}
 SEQKIT = f"file:{workflow.basedir}/rules/wrappers/seqkit"
 
 
 rule fetch_source:
     output:
-        f"{CORPUS}/sources/{{source}}.fasta",
+        f"{CORPUS}/sources/{{source}}.{{checksum}}.fasta",
     log:
-        f"{OUT}/logs/corpus/fetch_{{source}}.log",
+        f"{OUT}/logs/corpus/fetch_{{source}}.{{checksum}}.log",
+    wildcard_constraints:
+        checksum="[0-9a-f]{12}",
     params:
-        place=lambda wildcards: snakefile.place(STUDY.corpus.sources[wildcards.source], workflow.basedir),
+        # As written in the study: a checkout that moves brings nothing in again.
+        place=lambda wildcards: (
+            STUDY.corpus.sources[wildcards.source].url
+            or STUDY.corpus.sources[wildcards.source].path
+        ),
         sha256=lambda wildcards: STUDY.corpus.sources[wildcards.source].sha256,
     shell:
         "{PYTHON} -m plmscale.corpus fetch {params.place:q} --sha256 {params.sha256:q}"
+        " --project {workflow.basedir:q}"
         " --out {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule letters:
     input:
-        ancient(f"{CORPUS}/sources/{{source}}.fasta"),
+        lambda wildcards: ancient(
+            f"{CORPUS}/sources/{wildcards.source}."
+            f"{STUDY.corpus.sources[wildcards.source].sha256[:12]}.fasta"
+        ),
     output:
         fasta=temp(f"{CORPUS}/clean/{{source}}.letters.fasta"),
         counts=f"{CORPUS}/clean/{{source}}.letters.json",
@@ -30,7 +47,6 @@ rule letters:
         f"{OUT}/logs/corpus/letters_{{source}}.log",
     params:
         rule=files.canonical_json(STUDY.corpus.clean.model_dump()),
-        sha256=lambda wildcards: STUDY.corpus.sources[wildcards.source].sha256,
     shell:
         "{PYTHON} -m plmscale.corpus letters {input:q} --rule {params.rule:q}"
         " --out {output.fasta:q} --counts {output.counts:q}"
@@ -39,7 +55,7 @@ rule letters:
 
 rule seqkit_length:
     input:
-        ancient(f"{CORPUS}/clean/{{source}}.letters.fasta"),
+        f"{CORPUS}/clean/{{source}}.letters.fasta",
     output:
         temp(f"{CORPUS}/clean/{{source}}.length.fasta"),
     log:
@@ -47,14 +63,14 @@ rule seqkit_length:
     params:
         command="seq",
         extra=f"--min-len {STUDY.corpus.clean.min_length} --max-len {STUDY.corpus.clean.max_length}"
-        " --remove-gaps --line-width 0",
+        " --seq-type protein --remove-gaps --line-width 0",
     wrapper:
         SEQKIT
 
 
 rule seqkit_rmdup:
     input:
-        ancient(f"{CORPUS}/clean/{{source}}.length.fasta"),
+        f"{CORPUS}/clean/{{source}}.length.fasta",
     output:
         fasta=temp(f"{CORPUS}/clean/{{source}}.unique.fasta"),
         dup_num=f"{CORPUS}/clean/{{source}}.duplicates.txt",
@@ -62,26 +78,39 @@ rule seqkit_rmdup:
         f"{OUT}/logs/corpus/seqkit_rmdup_{{source}}.log",
     params:
         command="rmdup",
-        extra="--by-seq --line-width 0",
+        # Without --only-positive-strand a protein that reads backwards like another is dropped.
+        extra="--by-seq --only-positive-strand --seq-type protein --line-width 0",
     wrapper:
         SEQKIT
 
 
 rule clean:
     input:
-        unique=ancient(expand(f"{CORPUS}/clean/{{source}}.unique.fasta", source=STUDY.corpus.sources)),
-        lengths=ancient(expand(f"{CORPUS}/clean/{{source}}.length.fasta", source=STUDY.corpus.sources)),
-        letters=ancient(expand(f"{CORPUS}/clean/{{source}}.letters.json", source=STUDY.corpus.sources)),
+        unique=expand(
+            f"{CORPUS}/clean/{{source}}.unique.fasta", source=STUDY.corpus.sources
+        ),
+        lengths=expand(
+            f"{CORPUS}/clean/{{source}}.length.fasta", source=STUDY.corpus.sources
+        ),
+        letters=ancient(
+            expand(
+                f"{CORPUS}/clean/{{source}}.letters.json", source=STUDY.corpus.sources
+            )
+        ),
     output:
         fasta=expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources),
         counts=expand(f"{CORPUS}/clean/{{source}}.json", source=STUDY.corpus.sources),
+        stamp=touch(STAMPS["clean"]),
     log:
         f"{OUT}/logs/corpus/clean.log",
     params:
         # The order decides which source keeps a sequence that two of them hold.
         sources=list(STUDY.corpus.sources),
         folder=f"{CORPUS}/clean",
+        keys=KEYS,
     shell:
+        # A mark of an older rule must not vouch for these files when the rule comes back.
+        "rm -f {params.keys:q}/clean.* && "
         "{PYTHON} -m plmscale.corpus clean {params.folder:q} --sources {params.sources:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
@@ -89,6 +118,7 @@ rule clean:
 rule split:
     input:
         ancient(expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources)),
+        ancient(STAMPS["clean"]),
     output:
         check=f"{CORPUS}/split/check.json",
         ids=expand(
@@ -96,14 +126,17 @@ rule split:
             source=STUDY.corpus.sources,
             part=["train", "valid"],
         ),
+        stamp=touch(STAMPS["split"]),
     log:
         f"{OUT}/logs/corpus/split.log",
+    threads: 64
     params:
         sources=list(STUDY.corpus.sources),
         rule=files.canonical_json(STUDY.corpus.split.model_dump()),
         folder=CORPUS,
-    threads: 64
+        keys=KEYS,
     shell:
+        "rm -f {params.keys:q}/split.* && "
         "{PYTHON} -m plmscale.corpus split {params.folder:q} --sources {params.sources:q}"
         " --rule {params.rule:q} --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
@@ -112,14 +145,19 @@ rule shards:
     input:
         ancient(expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources)),
         ancient(f"{CORPUS}/split/check.json"),
+        ancient(STAMPS["clean"]),
+        ancient(STAMPS["split"]),
     output:
-        f"{CORPUS}/manifest.json",
+        manifest=f"{CORPUS}/manifest.json",
+        stamp=touch(STAMPS["corpus"]),
     log:
         f"{OUT}/logs/corpus/shards.log",
     params:
         corpus=snakefile.corpus_text(STUDY),
         folder=CORPUS,
+        keys=KEYS,
     shell:
+        "rm -f {params.keys:q}/corpus.* && "
         "{PYTHON} -m plmscale.corpus shards {params.folder:q} --corpus {params.corpus:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
@@ -127,6 +165,7 @@ rule shards:
 rule corpus_stats:
     input:
         ancient(f"{CORPUS}/manifest.json"),
+        ancient(STAMPS["corpus"]),
     output:
         f"{CORPUS}/stats/lengths.csv",
         f"{CORPUS}/stats/residues.csv",
@@ -135,7 +174,6 @@ rule corpus_stats:
         f"{OUT}/logs/corpus/stats.log",
     params:
         folder=CORPUS,
-        # The manifest is `ancient`, so a corpus by other rules must show here.
         key=STUDY.corpus.key(),
     shell:
         "{PYTHON} -m plmscale.corpus stats {params.folder:q} --write"

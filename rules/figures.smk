@@ -22,7 +22,6 @@ rule figures_all:
         findings=f"{VIEW}/laws/findings.json",
         stats=f"{OUT}/corpus/stats/sources.csv",
     output:
-        png=expand(f"{VIEW}/figures/{{name}}.png", name=FIGURES),
         **{
             name: report(
                 f"{VIEW}/figures/{name}.svg",
@@ -32,6 +31,7 @@ rule figures_all:
             )
             for name, category in FIGURES.items()
         },
+        png=expand(f"{VIEW}/figures/{{name}}.png", name=FIGURES),
     log:
         f"{VIEW}/logs/figures.log",
     params:

@@ -30,20 +30,23 @@ rule train:
         validation=f"{OUT}/runs/{{run_id}}/validation.csv",
         weights=f"{OUT}/runs/{{run_id}}/model.safetensors",
         config=f"{OUT}/runs/{{run_id}}/config.json",
+    priority: lambda wildcards: needs.priority(ALL_RUNS[wildcards.run_id].recipe)
+    threads:
+        lambda wildcards: needs.threads(
+            ALL_RUNS[wildcards.run_id].recipe, STUDY.execution.threads
+        )
+    resources:
+        mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
     params:
         checkpoint=f"{OUT}/checkpoints/{{run_id}}",
         # Not under `log:`, which Snakemake deletes at each attempt: a resumed run's log goes on.
         log=f"{OUT}/checkpoints/{{run_id}}/train.log",
-    threads: lambda wildcards: needs.threads(ALL_RUNS[wildcards.run_id].recipe, STUDY.execution.threads)
-    resources:
-        mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
-    priority: lambda wildcards: needs.priority(ALL_RUNS[wildcards.run_id].recipe)
     shell:
         "mkdir -p {params.checkpoint:q} && "
         "{PYTHON} -m plmscale.training.launch"
         " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
         " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
-        " --parent-dir \"$(dirname {input.parent:q})\""
+        ' --parent-dir "$(dirname {input.parent:q})"'
         " --threads {threads} --devices {STUDY.execution.devices}"
         " --checkpoint-seconds {STUDY.execution.checkpoint_seconds}"
         " --warm {STUDY.execution.fork_server}"

@@ -35,7 +35,9 @@ def main(path):
         raise PlmscaleError(f"{path}: SHA-256 is {found}, expected {SOURCE_SHA256} ({PACKAGE})")
     parts = {kind: [] for kind in NAMES}
     # Seven descriptions hold a '>' of their own, so records start only where a line does.
-    for record in gzip.open(path, "rt").read().removeprefix(">").split("\n>"):
+    with gzip.open(path, "rt") as handle:
+        records = handle.read().removeprefix(">").split("\n>")
+    for record in records:
         header, *lines = record.splitlines()
         kind, accession, entry = header.split()[0].split("|")
         parts[kind].append((f"{accession}|{entry}", "".join(lines)))

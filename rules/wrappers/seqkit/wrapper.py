@@ -23,7 +23,7 @@ def named(files):
             continue
         name = next((key for key, value in names.items() if value == path), None)
         if name is None:
-            raise ValueError(f"seqkit wrapper: {path} needs a name (only the first file goes without)")
+            raise ValueError(f"seqkit wrapper: {path} needs a name; only the first file has none")
         options += [f"--{name.replace('_', '-')}-file", str(path)]
     return options
 

@@ -24,8 +24,9 @@ def main() -> int:
     step = steps.add_parser("fetch")
     step.add_argument("place")
     step.add_argument("--sha256", required=True)
+    step.add_argument("--project", type=Path, default=Path(), help="what a path is relative to")
     step.add_argument("--out", type=Path, required=True)
-    step.set_defaults(run=lambda a: fetch(a.place, a.sha256, a.out))
+    step.set_defaults(run=_fetch)
     step = steps.add_parser("letters")
     step.add_argument("fasta", type=Path)
     step.add_argument("--rule", type=json.loads, required=True)
@@ -58,6 +59,11 @@ def main() -> int:
 
 def _fastas(folder: Path, sources: list[str]) -> dict[str, Path]:
     return {name: folder / "clean" / f"{name}.fasta" for name in sources}
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    place = args.place if "://" in args.place else str(args.project / args.place)
+    fetch(place, args.sha256, args.out)
 
 
 def _letters(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plmscale.corpus import mmseqs
+from plmscale.corpus import seqkit
 from plmscale.corpus.alphabet import LETTERS, encode
 from plmscale.corpus.config import CorpusConfig
 from plmscale.corpus.fasta import read_fasta
@@ -34,7 +34,10 @@ def write_shards(
             "source_sha256": settings.sha256,
             "provenance": settings.model_dump(include={"release", "licence", "citation", "url"}),
         }
-        ids = {p: set((split_dir / f"{name}.{p}.ids").read_text().split("\n")) for p in ("train", "valid")}
+        ids = {
+            p: set((split_dir / f"{name}.{p}.ids").read_text().split("\n"))
+            for p in ("train", "valid")
+        }
         writers = {p: _Writer(out, f"{name}.{p}", corpus.shards.max_residues) for p in ids}
         for header, sequence in read_fasta(path):
             for part, chosen in ids.items():
@@ -62,10 +65,14 @@ def write_shards(
         "alphabet": LETTERS,
         "sources": sources,
         "split": check,
-        "tools": {"mmseqs": mmseqs.version()},
+        "tools": {"mmseqs": check["mmseqs"], "seqkit": seqkit.version()},
         "content_sha256": fingerprint(
             [
-                [name, part, [[s["sha256"], s["index_sha256"]] for s in sources[name][part]["shards"]]]
+                [
+                    name,
+                    part,
+                    [[s["sha256"], s["index_sha256"]] for s in sources[name][part]["shards"]],
+                ]
                 for name in sources
                 for part in ("train", "valid")
             ]
@@ -121,7 +128,9 @@ def load_manifest(corpus_dir: str | Path) -> dict[str, Any]:
     path = Path(corpus_dir) / "manifest.json"
     manifest = read_json(path)
     if manifest.get("schema") != 1 or manifest.get("alphabet") != LETTERS:
-        raise PlmscaleError(f"{path}: written by another version of plmscale; build the corpus again")
+        raise PlmscaleError(
+            f"{path}: written by another version of plmscale; build the corpus again"
+        )
     return manifest
 
 
@@ -148,7 +157,9 @@ def verify(corpus_dir: str | Path) -> dict[str, int]:
                 offsets = np.load(corpus_dir / shard["index"], allow_pickle=False)
                 size = (corpus_dir / shard["file"]).stat().st_size
                 if len(offsets) != shard["sequences"] + 1 or offsets[-1] != size:
-                    raise PlmscaleError(f"{corpus_dir / shard['index']}: offsets do not fit the shard")
+                    raise PlmscaleError(
+                        f"{corpus_dir / shard['index']}: offsets do not fit the shard"
+                    )
                 shards += 1
                 residues += size
     return {"shards": shards, "residues": residues}

@@ -18,7 +18,9 @@ def add_subcommands(commands: Any) -> None:
     build = commands.add_parser("build", help="FASTA files to a corpus, with default rules")
     build.add_argument("fasta", nargs="+", type=Path, metavar="FASTA", help="a source each")
     build.add_argument("--out", type=Path, required=True)
-    build.add_argument("--rules", type=Path, help="YAML with clean:, split: and shards: as in a study")
+    build.add_argument(
+        "--rules", type=Path, help="YAML with clean:, split: and shards: as in a study"
+    )
     build.add_argument("--threads", type=int, default=2)
     build.add_argument("--json", action="store_true")
     build.set_defaults(run=_build)
@@ -70,7 +72,10 @@ def _verify(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(counts))
     else:
-        print(f"{args.dir}: {counts['shards']} shards, {counts['residues']:,} residues: as the manifest says")
+        print(
+            f"{args.dir}: {counts['shards']} shards, {counts['residues']:,} residues: "
+            "as the manifest says"
+        )
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -87,7 +92,8 @@ def _show(corpus_dir: Path) -> None:
     from plmscale.corpus.stats import corpus_tables
 
     rows = corpus_tables(corpus_dir)["sources"].to_dict("records")
-    print(table(rows, "source split sequences residues mean_length unigram_entropy".split()))
+    shown = ["source", "split", "sequences", "residues", "mean_length", "unigram_entropy"]
+    print(table(rows, shown))
 
 
 def _batch(args: argparse.Namespace) -> None:
@@ -97,6 +103,7 @@ def _batch(args: argparse.Namespace) -> None:
     loaded = study.load(args.study)
     recipes = {run.run_id: run.recipe for run in grid.expand(loaded)}
     if args.run_id not in recipes:
-        raise PlmscaleError(f"{args.run_id}: no such run in {args.study}; `plmscale runs` lists them")
+        raise PlmscaleError(
+            f"{args.run_id}: no such run in {args.study}; `plmscale runs` lists them"
+        )
     print(batch_text(recipes[args.run_id], loaded.folder / "corpus", args.k, args.rows))
-

@@ -51,12 +51,15 @@ def read_fasta(path: str | Path) -> Iterator[tuple[str, bytes]]:
                     number += 1
                     lines = []
                     if not header:
-                        raise PlmscaleError(f"{path}: line {line_number}: record {number} has no name")
+                        raise PlmscaleError(
+                            f"{path}: line {line_number}: record {number} has no name"
+                        )
                 elif stripped := b"".join(line.split()):
                     if header is None:
+                        found = line[:40].decode("utf-8", "replace").strip()
                         raise PlmscaleError(
                             f"{path}: line {line_number}: expected '>' and a name, "
-                            f"found {line[:40].decode('utf-8', 'replace').strip()!r}; is this a FASTA file?"
+                            f"found {found!r}; is this a FASTA file?"
                         )
                     lines.append(stripped)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -32,7 +32,13 @@ def fetch(place: str, sha256: str, target: str | Path) -> None:
             with urllib.request.urlopen(place, timeout=60) as handle:
                 return _verified_copy(handle, place, sha256, target)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            lost = isinstance(error, urllib.error.HTTPError) and error.code in (400, 401, 403, 404, 410)
+            lost = isinstance(error, urllib.error.HTTPError) and error.code in (
+                400,
+                401,
+                403,
+                404,
+                410,
+            )
             if lost or attempt == _ATTEMPTS:
                 raise PlmscaleError(f"{place}: cannot be fetched: {error}") from None
             time.sleep(2**attempt)
@@ -54,6 +60,6 @@ def _verified_copy(handle: IO[bytes], place: str, sha256: str, target: str | Pat
         shutil.copyfileobj(handle, Tee(out), 1 << 20)
         if digest.hexdigest() != sha256:
             raise PlmscaleError(
-                f"{place}: SHA-256 is {digest.hexdigest()}, expected {sha256}; the file is damaged or "
-                "another release: fetch it again, or correct corpus.sources"
+                f"{place}: SHA-256 is {digest.hexdigest()}, expected {sha256}; the file is damaged "
+                "or another release: fetch it again, or correct corpus.sources"
             )

@@ -48,7 +48,8 @@ def apply_letter_rule(
                     place = sequence.index(odd[:1]) + 1
                     raise PlmscaleError(
                         f"{source}: record {counts['read_sequences']} ({header}): {letter!r} at "
-                        f"position {place} is no amino acid; correct it, or set corpus.clean.other: drop"
+                        f"position {place} is no amino acid; "
+                        "correct it, or set corpus.clean.other: drop"
                     )
                 counts["dropped_other_letter"] += 1
                 continue

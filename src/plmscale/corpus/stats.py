@@ -18,6 +18,8 @@ from plmscale.corpus.alphabet import FIRST_RESIDUE, LETTERS
 from plmscale.corpus.build import load_manifest
 from plmscale.files import atomic_write, read_json
 
+_RESIDUE_COLUMNS = ["source", "split", "residue", "count", "frequency"]
+
 
 def corpus_tables(corpus_dir: str | Path) -> dict[str, pd.DataFrame]:
     """Return the three tables (see the module's head) of a built corpus."""
@@ -50,11 +52,12 @@ def corpus_tables(corpus_dir: str | Path) -> dict[str, pd.DataFrame]:
             }
             cleaned = corpus_dir / "clean" / f"{name}.json"
             if part == "train" and cleaned.exists():
-                row |= {k: v for k, v in read_json(cleaned).items() if isinstance(v, int)}
+                removed = read_json(cleaned).items()
+                row |= {k: v for k, v in removed if isinstance(v, int) and k not in row}
             sources.append(row)
     return {
-        "lengths": pd.DataFrame(lengths, columns="source split length sequences".split()),
-        "residues": pd.DataFrame(residues, columns="source split residue count frequency".split()),
+        "lengths": pd.DataFrame(lengths, columns=["source", "split", "length", "sequences"]),
+        "residues": pd.DataFrame(residues, columns=_RESIDUE_COLUMNS),
         "sources": pd.DataFrame(sources),
     }
 

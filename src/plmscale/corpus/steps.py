@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from plmscale.corpus import build as shards
+from plmscale.corpus import seqkit
 from plmscale.corpus.config import CorpusConfig
 from plmscale.corpus.duplicates import remove_across
 from plmscale.corpus.fetch import fetch
 from plmscale.corpus.letters import apply_letter_rule
 from plmscale.corpus.split import split
-from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
 
 
@@ -21,13 +20,16 @@ def build(corpus: CorpusConfig, out: Path, threads: int = 2) -> dict[str, Any]:
     clean = out / "clean"
     names = list(corpus.sources)
     for name, source in corpus.sources.items():
-        fetch(source.path or source.url, source.sha256, out / "sources" / f"{name}.fasta")
+        fetched = out / "sources" / f"{name}.{source.sha256[:12]}.fasta"
+        fetch(source.path or source.url, source.sha256, fetched)
         letters = clean / f"{name}.letters.fasta"
-        counts = apply_letter_rule(out / "sources" / f"{name}.fasta", letters, corpus.clean)
+        counts = apply_letter_rule(fetched, letters, corpus.clean)
         write_json(clean / f"{name}.letters.json", counts)
         limits = ["--min-len", corpus.clean.min_length, "--max-len", corpus.clean.max_length]
-        _seqkit("seq", [*limits, "--remove-gaps"], letters, clean / f"{name}.length.fasta")
-        _seqkit("rmdup", ["--by-seq"], clean / f"{name}.length.fasta", clean / f"{name}.unique.fasta")
+        seqkit.run("seq", [*limits, "--remove-gaps"], letters, clean / f"{name}.length.fasta")
+        # Without it a protein that reads backwards like another one is dropped.
+        forward = ["--by-seq", "--only-positive-strand"]
+        seqkit.run("rmdup", forward, clean / f"{name}.length.fasta", clean / f"{name}.unique.fasta")
     finish_cleaning(clean, names)
     for name in names:
         for step in ("letters", "length", "unique"):
@@ -37,20 +39,11 @@ def build(corpus: CorpusConfig, out: Path, threads: int = 2) -> dict[str, Any]:
     return shards.write_shards(fastas, out / "split", out, corpus)
 
 
-def _seqkit(command: str, options: list[Any], source: Path, target: Path) -> None:
-    call = ["seqkit", command, *map(str, options), "--line-width", "0", "-o", str(target), str(source)]
-    try:
-        subprocess.run(call, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise PlmscaleError("seqkit is not on PATH; run `make env`, or install it") from None
-    except subprocess.CalledProcessError as error:
-        raise PlmscaleError(f"seqkit {command} failed: {error.stderr.strip()[-300:]}") from None
-
-
 def finish_cleaning(clean: Path, names: list[str]) -> None:
     """Remove duplicates across sources and write what each step took away to <source>.json."""
     across = remove_across(
-        [clean / f"{name}.unique.fasta" for name in names], [clean / f"{name}.fasta" for name in names]
+        [clean / f"{name}.unique.fasta" for name in names],
+        [clean / f"{name}.fasta" for name in names],
     )
     for name, counts in zip(names, across, strict=True):
         before = read_json(clean / f"{name}.letters.json")

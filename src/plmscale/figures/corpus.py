@@ -24,55 +24,38 @@ def corpus_lengths(inputs: Inputs) -> Figure:
     if table is None or table.empty:
         return style.empty("No corpus statistics in this selection.")
     style.use_theme()
-    bins = _length_bins(table)
+    if missing := sorted({"source", "length", "sequences"} - set(table)):
+        raise PlmscaleError(f"stats/lengths.csv: missing column {', '.join(missing)}")
+    counts = table.groupby(["source", "length"], sort=False)["sequences"].sum()
+    sources = list(dict.fromkeys(table["source"]))
+    # A few very long proteins would leave all others a sliver of the axis.
+    longest = max(_quantile(counts[source], 0.995) for source in sources)
+    width = next(w for w in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if w >= longest / 60)
+    edges = np.arange(0, longest + width, width)
     figure, ax = plt.subplots(figsize=(style.WIDTH, 3.1), layout="constrained")
-    for index, (source, rows) in enumerate(bins.groupby("source", sort=False)):
-        total = rows["sequences"].sum()
-        share = rows["sequences"].to_numpy() / total * 100
-        edges = np.append(rows["low"].to_numpy(), rows["high"].iloc[-1])
+    for index, source in enumerate(sources):
+        lengths = counts[source]
+        binned, _ = np.histogram(lengths.index, edges, weights=lengths)
+        share = binned / lengths.sum() * 100
         look = {"color": _COLOURS[index % 6], "lw": 1.5, "ls": _DASHES[index % 4]}
-        middle = _median(rows)
-        label = f"{source}: {style.si(total)} proteins, median {middle:.0f} residues"
+        middle = _quantile(lengths, 0.5)
+        label = f"{source}: {style.si(lengths.sum())} proteins, median {middle:.0f} residues"
         ax.stairs(share, edges, label=label, **look)
         ax.stairs(share, edges, fill=True, alpha=0.12, color=look["color"])
         ax.axvline(middle, color=look["color"], lw=0.9, ls=look["ls"], alpha=0.8)
-    width = bins["high"] - bins["low"]
     ax.set_xlabel("protein length (residues)")
-    ax.set_ylabel(f"share of proteins (% per {style.si(width.median())} residues)")
-    ax.set_xlim(left=0, right=bins["high"].max())
+    ax.set_ylabel(f"share of proteins (% per {width} residues)")
+    ax.set_xlim(0, longest)
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", title="vertical lines: medians; the longest 0.5 % are not shown")
     return figure
 
 
-def _length_bins(table: pd.DataFrame) -> pd.DataFrame:
-    """Return sequences by source and bin [low, high), all splits together, at most 80 bins."""
-    if not {"source", "sequences"} <= set(table) or "length" not in table:
-        raise PlmscaleError("stats/lengths.csv: expected the columns source, length, sequences")
-    least = max(1, table["length"].diff().where(table["length"].diff() > 0).min())
-    width = least * max(1, int(np.ceil(table["length"].max() / least / 80)))
-    # Round widths are read off an axis more easily than 26.
-    width = next(w for w in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if w >= width)
-    low = table["length"] // width * width
-    counts = table.assign(low=low).groupby(["source", "low"], sort=False)["sequences"].sum()
-    parts = []
-    for source in dict.fromkeys(table["source"]):
-        steps = np.arange(0, low.max() + width, width)
-        sequences = counts[source].reindex(steps, fill_value=0).to_numpy()
-        parts.append(
-            pd.DataFrame(
-                {"source": source, "low": steps, "high": steps + width, "sequences": sequences}
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
-
-
-def _median(rows: pd.DataFrame) -> float:
-    share = rows["sequences"].cumsum() / rows["sequences"].sum()
-    at = int(np.searchsorted(share.to_numpy(), 0.5))
-    before = share.iloc[at - 1] if at else 0.0
-    inside = (0.5 - before) / max(share.iloc[at] - before, 1e-12)
-    return float(rows["low"].iloc[at] + inside * (rows["high"].iloc[at] - rows["low"].iloc[at]))
+def _quantile(lengths: pd.Series, q: float) -> float:
+    """Return the length (index of `lengths`, which counts sequences) that a share `q` reaches."""
+    ordered = lengths.sort_index()
+    share = (ordered.cumsum() / ordered.sum()).to_numpy()
+    return float(ordered.index[int(np.searchsorted(share, q))])
 
 
 def corpus_residues(inputs: Inputs) -> Figure:
@@ -80,8 +63,8 @@ def corpus_residues(inputs: Inputs) -> Figure:
     table = inputs.stats.get("residues")
     if table is None or table.empty:
         return style.empty("No corpus statistics in this selection.")
-    if not {"source", "residue", "count"} <= set(table):
-        raise PlmscaleError("stats/residues.csv: expected the columns source, residue, count")
+    if missing := sorted({"source", "residue", "count"} - set(table)):
+        raise PlmscaleError(f"stats/residues.csv: missing column {', '.join(missing)}")
     style.use_theme()
     counts = table.pivot_table(
         index="residue", columns="source", values="count", aggfunc="sum", fill_value=0

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plmscale.figures import style
+from plmscale.figures import findview, style
 from plmscale.figures.compare import Repetition, Transfer, repetitions, transfers
 from plmscale.figures.data import Inputs, isoflop_runs, valid_curve
 
@@ -63,11 +63,20 @@ def _learning_panel(ax: Axes, runs: pd.DataFrame, curves: dict, colours: dict) -
     if not parts:
         style.blank(ax, "No run of this objective has validation points.")
         return
-    every = pd.concat(parts).sort_values("flops_6nd")
-    best = np.minimum.accumulate(every["loss"].to_numpy())
-    ax.step(every["flops_6nd"], best, where="post", color=style.INK, lw=2, ls=(0, (1, 1)))
+    every = pd.concat(parts)
+    ax.plot(*_envelope(every), color=style.INK, lw=2, ls=(0, (1, 1)))
     style.set_log(ax, "x", "flops", every["flops_6nd"])
-    ax.set_ylim(style.loss_limits(every["loss"], 0.05, top_quantile=0.97))
+    ax.set_ylim(style.loss_limits(every["loss"], 0.06, top_quantile=0.85))
+
+
+def _envelope(every: pd.DataFrame, cells: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Return compute and the least loss reached by then, one point a cell of log compute."""
+    log_flops = np.log(every["flops_6nd"].to_numpy(dtype=float))
+    width = max((log_flops.max() - log_flops.min()) / cells, 1e-9)
+    cell = np.floor((log_flops - log_flops.min()) / width).astype(int)
+    table = pd.DataFrame({"cell": cell, "x": np.exp(log_flops), "loss": every["loss"].to_numpy()})
+    best = table.loc[table.groupby("cell")["loss"].idxmin()]
+    return best["x"].to_numpy(), np.minimum.accumulate(best["loss"].to_numpy())
 
 
 def repetition(inputs: Inputs) -> Figure:
@@ -117,22 +126,28 @@ def _repetition_panel(ax: Axes, inputs: Inputs, group: Repetition) -> None:
             ls=(0, (4, 1.5)) if mixed else "-",
             label=f"{runs.at[run_id, 'corpus']}" + ("" if mixed else ", repeated"),
         )
-        _end_bar(ax, curve, runs.at[run_id, "loss_sd"], style.MUTED if mixed else colour)
         losses += list(curve["loss"])
         tokens += list(curve["tokens"])
     style.set_log(ax, "x", "count", tokens)
     ax.set_xlabel("training tokens D")
-    ax.set_ylim(style.loss_limits(losses, 0.07, top_quantile=0.95))
+    ax.set_ylim(style.loss_limits(losses, 0.07, top_quantile=0.85))
     name = style.OBJECTIVE_NAME.get(group.objective, group.objective)
     ax.set_title(f"{name}, N = {style.si(group.n_params)}")
     ax.legend(loc="upper right")
+    _note(ax, [findview.between(inputs.findings, run, group.mixed) for run in group.repeated])
     _epoch_axis(ax, runs.loc[list(group.repeated)])
 
 
-def _end_bar(ax: Axes, curve: pd.DataFrame, loss_sd: float, colour: str) -> None:
-    if np.isfinite(loss_sd):
-        ax.errorbar(curve["tokens"].iloc[-1], curve["loss"].iloc[-1], yerr=1.96 * loss_sd,
-                    color=colour, lw=0, elinewidth=1, capsize=2.5)  # fmt: skip
+def _note(ax: Axes, found: list[findview.Difference | None]) -> None:
+    """Write the paired difference of the last points: the standard error of each loss, which the
+    runs share because they share the validation rows, would hide it."""
+    lines = []
+    for item in found:
+        if item is not None:
+            span = style.interval_text(item.interval, 3).replace("-", "−")
+            lines.append(f"at the end: {item.delta:+.3f} nats per token".replace("-", "−"))
+            lines.append(f"95 %: {span}")
+    style.direct_notes(ax, lines, "lower left")
 
 
 def _epoch_axis(ax: Axes, repeated: pd.DataFrame) -> None:
@@ -157,7 +172,7 @@ def transfer(inputs: Inputs) -> Figure:
     figure, axes = plt.subplots(
         lines,
         columns,
-        figsize=(style.WIDTH if columns > 1 else 5.4, 3.4 * lines),
+        figsize=(style.WIDTH, 3.4 * lines),
         squeeze=False,
         layout="constrained",
     )
@@ -189,20 +204,17 @@ def _transfer_panel(ax: Axes, inputs: Inputs, pair: Transfer) -> None:
         ax.plot(x, curve["loss"], color=colour, ms=3.8, label=label,
                 marker="o" if scratch else "s", mfc="white" if scratch else colour,
                 ls=(0, (4, 1.5)) if scratch else "-")  # fmt: skip
-        sd = runs.at[run_id, "loss_sd"]
-        if np.isfinite(sd):
-            ax.errorbar(x.iloc[-1], curve["loss"].iloc[-1], yerr=1.96 * sd, color=colour, lw=0,
-                        elinewidth=1, capsize=2.5)  # fmt: skip
         losses += list(curve["loss"])
         flops += list(x)
     if paid:
         ax.axvspan(0, paid, color=style.OBJECTIVE_COLOUR.get(source, "k"), alpha=0.1, lw=0)
-        ax.text(0.5 * paid, 0.03, f"spent on {names.get(source, source)}", ha="center",
-                fontsize=7.5, color=style.INK, transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.text(0.5 * paid, 0.96, f"spent on {names.get(source, source)}", ha="center",
+                va="top", fontsize=7.5, color=style.INK, transform=ax.get_xaxis_transform())  # fmt: skip
     ax.set_xlim(0, max(flops) * 1.05)
     unit = 10 ** np.floor(np.log10(max(flops)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
     ax.set_xlabel(f"total compute, the parent's included ({style.flops_math(unit)} FLOPs, 6ND)")
-    ax.set_ylim(style.loss_limits(losses, 0.08, top_quantile=0.95))
+    ax.set_ylim(style.loss_limits(losses, 0.08, top_quantile=0.8))
     ax.set_title(f"N = {style.si(child['n_params'])}")
     ax.legend(loc="upper right")
+    _note(ax, [findview.between(inputs.findings, pair.child, pair.scratch or "")])

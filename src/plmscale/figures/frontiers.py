@@ -16,6 +16,7 @@ _STYLE = {
     "isoflop_joint": (0, (6, 1.5)),
     "parametric": (0, (3.5, 1.2, 1, 1.2)),
     "isoflop_raw_loglog": (0, (2, 1.2)),
+    "isoflop_raw_linear": (0, (1, 2.5)),
     "envelope": (0, (1, 1.2)),
 }
 _AXES = {"N_opt": ("model size N (parameters)", "N", "a"), "D_opt": ("tokens D", "D", "b")}
@@ -43,15 +44,21 @@ def frontiers(inputs: Inputs) -> Figure:
         ax.legend(
             handles=[h for h in handles if h], loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.2
         )
+    at_edge = any(
+        lawview.points(lawview.methods(inputs.laws, o).get(lawview.preferred(inputs.laws, o)))
+        ["at_edge"].astype(bool).any()
+        for o in objectives
+    )  # fmt: skip
     used = {m for o in objectives for m in lawview.methods(inputs.laws, o) if m in _STYLE}
     figure.legend(
         handles=[
             Line2D([], [], color=style.MUTED, ls=_STYLE[name], label=lawview.METHODS[name])
             for name in _STYLE
             if name in used
-        ],
+        ]
+        + ([_edge_handle()] if at_edge else []),
         loc="outside lower center",
-        ncols=3,
+        ncols=4,
         title="how the law was fitted (band: 95 % of the bootstrap)",
     )
     return figure
@@ -72,8 +79,10 @@ def _frontier(ax: Axes, laws: dict, objective: str, which: str, symbol: str, let
         y = law.at(flops)
         ax.plot(flops, y, color=colour, ls=_STYLE[name], lw=1.8 if lead else 0.9,
                 alpha=1 if lead else 0.75, zorder=3 if lead else 2)  # fmt: skip
-        seen.extend(zip(flops, y, strict=True))
         if lead:
+            # Only what is trusted most sets the limits: a wild band or a wild method may leave
+            # the panel, but must not squeeze the points into a line.
+            seen.extend(zip(flops, y, strict=True))
             band = law.band(flops)
             if band is not None:
                 ax.fill_between(flops, *band, color=colour, alpha=0.15, lw=0, zorder=1)
@@ -83,7 +92,8 @@ def _frontier(ax: Axes, laws: dict, objective: str, which: str, symbol: str, let
         y = getattr(row, which)
         if not np.isfinite(y):
             continue
-        seen.append((row.budget, y))
+        if row.used:
+            seen.append((row.budget, y))
         ax.plot(row.budget, y, marker=style.OBJECTIVE_MARKER[objective], ms=5.5, ls="none",
                 mfc="white" if row.at_edge else colour, mec=colour, mew=1.2, zorder=4)  # fmt: skip
     return handle
@@ -91,10 +101,14 @@ def _frontier(ax: Axes, laws: dict, objective: str, which: str, symbol: str, let
 
 def _entry(objective: str, law: lawview.PowerLaw, symbol: str, letter: str) -> Line2D:
     text = f"{style.OBJECTIVE_NAME[objective]}: ${symbol} \\propto C^{{{law.exponent:.2f}}}$"
-    if law.interval:
-        text += f"  (${letter}$: {law.interval[0]:.2f} to {law.interval[1]:.2f})"
+    text += f"  (${letter}$: {style.interval_text(law.interval)})"
     colour = style.OBJECTIVE_COLOUR[objective]
     return Line2D([], [], color=colour, marker=style.OBJECTIVE_MARKER[objective], ms=5, label=text)
+
+
+def _edge_handle() -> Line2D:
+    return Line2D([], [], ls="none", marker="o", ms=5, mfc="white", mec=style.MUTED, mew=1.2,
+                  label="minimum at an edge of the sizes")  # fmt: skip
 
 
 def _budgets(laws: dict) -> list[float]:
@@ -108,10 +122,11 @@ def _budgets(laws: dict) -> list[float]:
 def _scale(ax: Axes, seen: list[tuple[float, float]]) -> None:
     x, y = (np.array(values, dtype=float) for values in zip(*seen, strict=True))
     style.set_log(ax, "x", "flops", [x.min(), x.max() * 100])
-    # A wild band or a wild method must not squeeze the points into a line.
-    low, high = np.quantile(y, 0.01), np.quantile(y, 0.99)
-    ax.set_ylim(low / 3, high * 12)
-    style.set_log(ax, "y", "count", [low / 3, high * 12])
+    low, high = y.min() / 1.7, y.max() * 1.7
+    # The upper fifth stays free for the legend.
+    high *= (high / low) ** 0.28
+    style.set_log(ax, "y", "count", [low, high])
+    ax.set_ylim(low, high)
 
 
 def exponents(inputs: Inputs) -> Figure:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,7 +25,7 @@ def isoflop(inputs: Inputs) -> Figure:
     style.use_theme()
     colours = style.ordered_colours(grid["budget"])
     figure, axes = plt.subplots(
-        1, len(objectives), figsize=(style.WIDTH, 3.5), squeeze=False, layout="constrained"
+        1, len(objectives), figsize=(style.WIDTH, 3.7), squeeze=False, layout="constrained"
     )
     for ax, objective in zip(axes[0], objectives, strict=True):
         panel = grid[grid["objective"] == objective]
@@ -60,8 +63,9 @@ def _panel(ax: Axes, runs: pd.DataFrame, laws: dict, colours: dict) -> None:
             mew=0.5,
             elinewidth=0.8,
         )
-        if len(fit):
-            _minimum(ax, fit.iloc[0], colour)
+    reach = (good["n_params"].min() / 1.5, good["n_params"].max() * 1.5)
+    for fit in parabolas[parabolas["budget"].isin(colours)].to_dict("records"):
+        _minimum(ax, fit, reach, colours[fit["budget"]])
     low, high = style.loss_limits(good["loss"])
     # Room at the top for the marks of runs that have no loss.
     ax.set_ylim(low, high + 0.06 * (high - low))
@@ -92,19 +96,28 @@ def _parabola(ax: Axes, fit: pd.Series, sizes: pd.Series, colour: tuple) -> bool
     return True
 
 
-def _minimum(ax: Axes, fit: pd.Series, colour: tuple) -> None:
-    n, loss = fit["N_opt"], fit["loss"]
-    if not (np.isfinite(n) and np.isfinite(loss)):
+def _minimum(ax: Axes, fit: dict[str, Any], sizes: tuple[float, float], colour: tuple) -> None:
+    vertex, loss, bend = (lawview.number(fit.get(key)) for key in ("N_opt", "loss", "curvature"))
+    if vertex is None or loss is None:
         return
-    pair = fit.get("N_opt_ci95")
-    if isinstance(pair, list | tuple) and None not in pair:
-        ax.plot(pair, [loss, loss], color=style.INK, lw=1.1, zorder=4, solid_capstyle="butt")
+    # A vertex far outside the sizes is marked where its parabola leaves the panel.
+    n = float(np.clip(vertex, *sizes))
+    loss += (bend or 0.0) / 2 * math.log(n / vertex) ** 2
+    # Drawn below the curve, where neither the runs nor the parabola hide it.
+    left, right = lawview.point_interval(fit, "N_opt") or (vertex, vertex)
+    y = loss - 0.015 * (ax.dataLim.ymax - ax.dataLim.ymin)
+    inside = np.clip([left, right], *sizes)
+    if right > left:
+        ax.plot(inside, [y, y], color=colour, lw=2.2, zorder=4, solid_capstyle="butt")
+    for end, at, marker in ((left, inside[0], "<"), (right, inside[1], ">")):
+        if not math.isclose(end, at):
+            ax.plot(at, y, marker=marker, ms=4, color=colour, zorder=4)
     at_edge = bool(fit["at_edge"])
     ax.plot(
         n,
         loss,
-        marker="<" if at_edge else "D",
-        ms=6.5 if at_edge else 5.5,
+        marker="P" if at_edge else "D",
+        ms=7 if at_edge else 5,
         mfc="white" if at_edge else colour,
         mec=style.WARN if at_edge else style.INK,
         mew=1.2 if at_edge else 0.9,
@@ -120,10 +133,13 @@ def _legend(grid: pd.DataFrame, colours: dict) -> list[Line2D]:
     ]
     ink = {"color": style.INK, "mec": style.INK}
     handles.append(
-        Line2D([], [], **ink, lw=1.1, marker="D", mfc="white", ms=5, label="minimum, 95 % interval")
+        Line2D([], [], ls="none", **ink, marker="D", mfc="white", ms=5, label="minimum of the fit")
     )
     handles.append(
-        Line2D([], [], ls="none", marker="<", mfc="white", mec=style.WARN, mew=1.2, ms=6.5,
+        Line2D([], [], color=style.MUTED, lw=2.2, label="its 95 % interval (arrow: goes on)")
+    )
+    handles.append(
+        Line2D([], [], ls="none", marker="P", mfc="white", mec=style.WARN, mew=1.2, ms=7,
                label="minimum at an edge of the sizes")
     )  # fmt: skip
     if len(done(grid)) < len(grid):

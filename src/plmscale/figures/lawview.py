@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,10 @@ PUBLISHED = {
 }
 """Cheng et al. 2024 (arXiv 2411.02142): coefficient and exponent of each law."""
 
+_POINT = {
+    "budget": np.nan, "N_opt": np.nan, "D_opt": np.nan, "loss": np.nan, "at_edge": False,
+    "used": True,
+}  # fmt: skip
 _LETTERS = {"N_opt": ("A", "a"), "D_opt": ("B", "b")}
 
 
@@ -98,7 +101,15 @@ def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[flo
     found = entry.get("ci95") or {}
     if which is not None:
         found = found.get(which) or {}
-    pair = found.get(letter)
+    return _pair(found.get(letter))
+
+
+def point_interval(point: dict[str, Any], name: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of "N_opt", "D_opt" or "loss" of one budget's minimum."""
+    return _pair(point.get(f"{name}_ci95"))
+
+
+def _pair(pair: Any) -> tuple[float, float] | None:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return None
     low, high = number(pair[0]), number(pair[1])
@@ -107,8 +118,7 @@ def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[flo
 
 def _sample(entry: dict[str, Any], which: str) -> np.ndarray | None:
     first, second = _LETTERS[which]
-    sample = entry.get("sample") or entry.get("bootstrap") or {}
-    sample = sample.get("sample", sample) if isinstance(sample, dict) else {}
+    sample = entry.get("bootstrap") or {}
     columns = list(sample.get("columns") or [])
     rows = np.array(sample.get("rows") or [], dtype=float)
     if second not in columns or not len(rows):
@@ -126,9 +136,11 @@ def _sample(entry: dict[str, Any], which: str) -> np.ndarray | None:
 def points(entry: dict[str, Any] | None) -> pd.DataFrame:
     """Return the per-budget minima of a method, sorted by budget (empty where it has none)."""
     table = pd.DataFrame((entry or {}).get("points") or [])
-    for column in ("budget", "N_opt", "D_opt", "loss", "at_edge"):
+    for column, default in _POINT.items():
         if column not in table:
-            table[column] = False if column == "at_edge" else np.nan
+            table[column] = default
+    for column in ("budget", "N_opt", "D_opt", "loss"):
+        table[column] = pd.to_numeric(table[column])
     return table.sort_values("budget", ignore_index=True)
 
 
@@ -141,36 +153,18 @@ def preferred(laws: dict[str, Any], objective: str) -> str | None:
     return None
 
 
-def warnings(laws: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield every warning once as (objective, method, text); "" where it concerns all of them."""
-    seen = set()
-    for text in laws.get("warnings") or []:
-        yield from _once(seen, "", "", text)
-    for objective, entry in laws.get("laws", {}).items():
-        if not isinstance(entry, dict):
-            continue
-        for text in entry.get("warnings") or []:
-            yield from _once(seen, objective, "", text)
-        for method, law in entry.items():
+def warnings(laws: dict[str, Any]) -> list[str]:
+    """Return every warning of the file once: the general ones, then those of each method."""
+    found = list(laws.get("warnings") or [])
+    for entry in laws.get("laws", {}).values():
+        for law in entry.values() if isinstance(entry, dict) else ():
             if isinstance(law, dict):
-                for text in law.get("warnings") or []:
-                    yield from _once(seen, objective, method, text)
-
-
-def _once(seen: set, objective: str, method: str, text: Any) -> Iterator[tuple[str, str, str]]:
-    if isinstance(text, dict):
-        text = text.get("message") or text.get("text") or str(text)
-    item = (objective, method, str(text))
-    if item not in seen:
-        seen.add(item)
-        yield item
+                found += law.get("warnings") or []
+    return list(dict.fromkeys(str(text) for text in found))
 
 
 def excluded(laws: dict[str, Any]) -> list[dict[str, str]]:
     """Return the runs the laws left out, each with run_id, objective, status and why."""
     rows = list(laws.get("excluded") or [])
-    for objective, entry in laws.get("laws", {}).items():
-        if isinstance(entry, dict) and isinstance(entry.get("excluded"), list):
-            rows += [{"objective": objective, **row} for row in entry["excluded"]]
     keys = ("run_id", "objective", "status", "why")
     return [{key: str(row.get(key, "")) for key in keys} for row in rows]

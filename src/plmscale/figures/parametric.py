@@ -36,6 +36,7 @@ def parametric(inputs: Inputs) -> Figure:
         squeeze=False,
         layout="constrained",
         height_ratios=(1.7, 1),
+        sharex="col",
     )
     colours = style.ordered_colours(grid["budget"])
     for column, (objective, law) in enumerate(laws.items()):
@@ -66,9 +67,15 @@ def predict(law: dict[str, float], n: Any, d: Any) -> Any:
 
 
 def _formula(law: dict[str, float]) -> str:
-    first = f"{style.si(law['A'])} N^{{-{law['alpha']:.2f}}}"
-    second = f"{style.si(law['B'])} D^{{-{law['beta']:.2f}}}"
+    first = f"{_coefficient(law['A'])}\\,N^{{-{law['alpha']:.2f}}}"
+    second = f"{_coefficient(law['B'])}\\,D^{{-{law['beta']:.2f}}}"
     return f"$L = {law['E']:.2f} + {first} + {second}$"
+
+
+def _coefficient(value: float) -> str:
+    if 1e-3 <= value < 1e5:
+        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return style.flops_math(value).strip("$") if value > 0 else "0"
 
 
 def _surface(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict) -> None:
@@ -81,7 +88,7 @@ def _surface(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict)
     contours = ax.contour(n, d, surface, levels=levels, colors="#9ca3af", linewidths=0.8)
     style.set_log(ax, "x", "count", n)
     style.set_log(ax, "y", "count", d)
-    ax.clabel(contours, fmt="%.3f", fontsize=6.5, inline_spacing=2)
+    ax.clabel(contours, fmt="%.3f", fontsize=6.5, inline_spacing=2, zorder=2)
     ax.scatter(
         runs["n_params"],
         runs["tokens"],
@@ -106,13 +113,10 @@ def _frontier_tokens(law: dict[str, float], n: np.ndarray) -> np.ndarray:
 def _residuals(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict) -> None:
     left = runs["loss"] - predict(law, runs["n_params"], runs["tokens"])
     ax.axhline(0, color=style.INK, lw=0.8)
-    ax.errorbar(runs["n_params"], left, yerr=1.96 * runs["loss_sd"].fillna(0), fmt="none",
-                ecolor="#c4c9d1", elinewidth=0.8, zorder=1)  # fmt: skip
     ax.scatter(runs["n_params"], left, c=[colours[b] for b in runs["budget"]], s=18,
                edgecolors=style.INK, linewidths=0.4, zorder=3)  # fmt: skip
-    style.set_log(ax, "x", "count", runs["n_params"])
     ax.set_xlabel("model size N (non-embedding parameters)")
     rms = float(np.sqrt(np.mean(left**2)))
-    style.direct_notes(ax, [f"root mean square {rms:.4f}; bars: ±1.96 standard errors"], "upper right")
-    high = float(np.abs(left).max()) * 1.5 + 1e-4
+    ax.set_title(f"residuals, root mean square {rms:.4f}", fontsize=8, weight="normal")
+    high = float(left.abs().max()) * 1.2 + 1e-5
     ax.set_ylim(-high, high)

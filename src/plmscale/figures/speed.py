@@ -11,10 +11,10 @@ from plmscale.figures import style
 from plmscale.figures.data import Inputs
 
 PARTS = {
-    "train_seconds": ("training steps", "#0072B2", ""),
-    "valid_seconds": ("validation", "#E69F00", "////"),
-    "startup_seconds": ("start-up", "#CC79A7", "...."),
-    "other_seconds": ("other (data, checkpoints, writing)", "#9ca3af", "xxxx"),
+    "train_seconds": ("training steps", "#0072B2"),
+    "valid_seconds": ("validation", "#E69F00"),
+    "startup_seconds": ("start-up", "#8a2f6b"),
+    "other_seconds": ("other (data, checkpoints, writing)", "#b8bec8"),
 }
 _MOST_BARS = 60
 
@@ -53,9 +53,9 @@ def speed(inputs: Inputs) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     shown = table.head(_MOST_BARS)
     bottom = pd.Series(0.0, index=shown.index)
-    for name, (label, colour, hatch) in PARTS.items():
+    for name, (label, colour) in PARTS.items():
         ax.bar(shown.index, shown[name], bottom=bottom, width=0.85, color=colour, label=label,
-               hatch=hatch, edgecolor="white", linewidth=0)  # fmt: skip
+               linewidth=0)  # fmt: skip
         bottom = bottom + shown[name]
     ax.set_title("Each run, slowest first")
     more = len(table) - len(shown)
@@ -69,8 +69,8 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
     total = table[list(PARTS)].sum()
     share = total / total.sum() * 100
-    for line, (name, (_, colour, hatch)) in enumerate(PARTS.items()):
-        ax.barh(line, share[name], color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+    for line, (name, (_, colour)) in enumerate(PARTS.items()):
+        ax.barh(line, share[name], color=colour, linewidth=0)
         ax.text(share[name] + 1.5, line, f"{share[name]:.0f} %", va="center", fontsize=8)
     ax.set_title("All runs together")
     ax.set_yticks(range(len(PARTS)), [PARTS[n][0].split(" (")[0] for n in PARTS])
@@ -90,7 +90,7 @@ def _throughput(ax: Axes, table: pd.DataFrame, runs: pd.DataFrame) -> None:
     objective = dict(zip(runs.get("run_id", []), runs.get("objective", []), strict=True))
     known = known.assign(objective=known["run_id"].map(objective).fillna("run"))
     for name, rows in known.groupby("objective"):
-        ax.plot(rows["n_params"], rows["tokens_per_second"], ls="none", ms=4, mec="white", mew=0.4,
+        ax.plot(rows["n_params"], rows["tokens_per_second"], ls="none", ms=4.5, mfc="none", mew=1,
                 marker=style.OBJECTIVE_MARKER.get(name, "^"), label=style.OBJECTIVE_NAME.get(name),
                 color=style.OBJECTIVE_COLOUR.get(name, style.MUTED))  # fmt: skip
     style.set_log(ax, "x", "count", known["n_params"])

@@ -138,6 +138,20 @@ def flops_text(value: float) -> str:
     return f"{lead}10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
+def interval_text(pair: tuple[float, float] | None, digits: int = 2) -> str:
+    """Return "0.41 to 0.78"; an infinite end reads "unbounded", no interval "no interval"."""
+    if pair is None:
+        return "no interval"
+    low, high = pair
+    if math.isinf(low) and math.isinf(high):
+        return "unbounded"
+    if math.isinf(low):
+        return f"at most {high:.{digits}f}"
+    if math.isinf(high):
+        return f"at least {low:.{digits}f}"
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def ordered_colours(values: Sequence[float], name: str = "viridis") -> dict[float, tuple]:
     """Return a colour for each distinct value, in order along the map `name`.
 

@@ -43,9 +43,7 @@ def fit_laws(
     """
     methods = tuple(methods or METHODS)
     if unknown := [name for name in methods if name not in METHODS]:
-        raise PlmscaleError(
-            f"law method {unknown[0]!r} is unknown; allowed: {', '.join(METHODS)}"
-        )
+        raise PlmscaleError(f"law method {unknown[0]!r} is unknown; allowed: {', '.join(METHODS)}")
     if n_boot < 0:
         raise PlmscaleError(f"bootstrap replicates: {n_boot} is negative")
     selection = select(runs, flops_column)
@@ -111,9 +109,7 @@ def _fit_objective(
     return entries
 
 
-def _parametric_entry(
-    objective: str, rows: pd.DataFrame, n_boot: int, seed: int
-) -> dict[str, Any]:
+def _parametric_entry(objective: str, rows: pd.DataFrame, n_boot: int, seed: int) -> dict[str, Any]:
     where = f"{objective} parametric"
     shared = {
         "n_runs": len(rows),
@@ -177,8 +173,10 @@ def _interval_warnings(where: str, entry: Mapping[str, Any], n_boot: int) -> lis
     found = []
     boot = entry.get("bootstrap") or {}
     if not n_boot or not boot.get("n"):
-        return [f"{where}: no intervals, since "
-                + ("none were asked for" if not n_boot else "nothing tells the noise of a loss")]
+        return [
+            f"{where}: no intervals, since "
+            + ("none were asked for" if not n_boot else "nothing tells the noise of a loss")
+        ]
     if boot["failed"] > MANY_FAILED * boot["n"]:
         found.append(
             f"{where}: {boot['failed']} of {boot['n']} bootstrap replicates have no minimum "
@@ -187,12 +185,16 @@ def _interval_warnings(where: str, entry: Mapping[str, Any], n_boot: int) -> lis
     for law, letter in (("N_opt", "a"), ("D_opt", "b")):
         low, high = entry["ci95"][law].get(letter) or (None, None)
         if low is None or high is None:
-            found.append(f"{where}: the interval of {law}'s exponent {letter} is unbounded; "
-                         "these runs say nothing about it")
+            found.append(
+                f"{where}: the interval of {law}'s exponent {letter} is unbounded; "
+                "these runs say nothing about it"
+            )
         elif high - low >= NOTHING:
-            found.append(f"{where}: the interval of {law}'s exponent {letter} "
-                         f"[{low:.2f}, {high:.2f}] is wider than the whole range from 0 to 1; "
-                         "it says nothing")
+            found.append(
+                f"{where}: the interval of {law}'s exponent {letter} "
+                f"[{low:.2f}, {high:.2f}] is wider than the whole range from 0 to 1; "
+                "it says nothing"
+            )
     return found
 
 

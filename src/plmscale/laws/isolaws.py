@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from plmscale.laws.bootstrap import Noise, choose_noise, interval, law_intervals
 from plmscale.laws.isoflop import (
     Minima,
     Profile,
+    asymmetry,
     build_profiles,
     parabola_coefficients,
     parabola_minima,
@@ -41,39 +43,37 @@ def fit_isoflop(
     """Fit the asked IsoFLOP methods to the selected rows of one objective.
 
     Returns laws.json's entry per method. All methods share one set of simulated losses: each
-    profile's parabola (its points themselves where that is concave) plus noise.
+    profile's parabola (its points themselves where that is concave) plus noise. What a parabola
+    cannot know, the asymmetry of the profiles, enters its intervals as a common error of the size
+    that a cubic shows.
     """
-    profiles, remarks = build_profiles(rows)
-    noise = profile_noise(profiles, rows)
+    profiles, remarks, notes = build_profiles(rows)
+    shifts, squares, dof = asymmetry(profiles)
+    loss_sd = rows["loss_sd"].to_numpy(dtype=float)
+    noise = choose_noise(seed_noise(rows), squares, dof, loss_sd)
     simulated = None
     if noise.known and n_boot and profiles:
         simulated = [_simulate(profile, noise, n_boot, rng) for profile in profiles]
+    common = rng.standard_normal(n_boot)
     entries = {}
     for method in methods:
-        entry = _fit_method(f"{objective} {method}", method, profiles, simulated, rng)
+        entry = _fit_method(
+            f"{objective} {method}", method, profiles, simulated, shifts, common, rng
+        )
         entry["noise"] = {"sd": noise.sd, "source": noise.source, "unit": "nats a token"}
         entry["warnings"] = [
             *(f"{objective} {method}: {text}" for text in remarks), *entry["warnings"]
         ]  # fmt: skip
+        entry["notes"] = notes
         entries[method] = entry
     return entries
-
-
-def profile_noise(profiles: Sequence[Profile], rows: pd.DataFrame) -> Noise:
-    """Return the noise of one run's loss: seeds, pooled residuals of the parabolas, or loss_sd."""
-    squares, dof = 0.0, 0
-    for profile in profiles:
-        fitted = parabola_values(profile, parabola_coefficients(profile, profile.loss[None]))[0]
-        squares += float((profile.weight * (profile.loss - fitted) ** 2).sum())
-        dof += len(profile.loss) - 3
-    return choose_noise(seed_noise(rows), squares, dof, rows["loss_sd"].to_numpy(dtype=float))
 
 
 def _simulate(profile: Profile, noise: Noise, n_boot: int, rng: np.random.Generator) -> Array:
     coefficients = parabola_coefficients(profile, profile.loss[None])
     centre = profile.loss
     if coefficients[0, 2] > 0:
-        centre = parabola_values(profile, coefficients)[0]
+        centre = np.where(profile.near, parabola_values(profile, coefficients)[0], centre)
     return centre + noise.draw(rng, n_boot, len(centre)) / np.sqrt(profile.weight)
 
 
@@ -82,6 +82,8 @@ def _fit_method(
     method: str,
     profiles: Sequence[Profile],
     simulated: list[Array] | None,
+    shifts: Array,
+    common: Array,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     parabola = method == "isoflop_parabola"
@@ -92,10 +94,16 @@ def _fit_method(
             _minima(profile, losses, parabola, rng)
             for profile, losses in zip(profiles, simulated, strict=True)
         ]
+        if parabola:
+            spread = [
+                _shifted(profile, minima, shift * common)
+                for profile, minima, shift in zip(profiles, spread, shifts, strict=True)
+            ]
     points, warnings, usable = [], [], []
     for i, (profile, minimum) in enumerate(zip(profiles, found, strict=True)):
         point, problem = _point(profile, minimum, None if spread is None else spread[i])
         points.append(point)
+        point["asymmetry_shift"] = float(shifts[i]) if parabola else None
         if problem:
             warnings.append(f"{where}, budget {profile.budget:.3g}: {problem}")
         # A raw minimum at the edge is still a bound; a vertex outside the sizes is a guess.
@@ -144,19 +152,25 @@ def _minima(
     return parabola_minima(profile, losses) if parabola else raw_minima(profile, losses, rng)
 
 
+def _shifted(profile: Profile, minima: Minima, by: Array) -> Minima:
+    log_n = minima.log_n + by
+    log_d = profile.tokens_at(np.where(np.isnan(log_n), profile.log_n[0], log_n))
+    return replace(minima, log_n=log_n, log_d=np.where(np.isnan(log_n), np.nan, log_d))
+
+
 def _laws(log_c: Array, minima: Sequence[Minima], linear: bool) -> dict[str, Array]:
     fit = fit_linear if linear else fit_loglog
 
-    def power(log_y: Array, chosen_fit) -> tuple[Array, Array]:
+    def power(log_y: Array) -> tuple[Array, Array]:
         failed = ~np.isfinite(log_y).all(axis=1)
-        first, second = chosen_fit(log_c, np.where(failed[:, None], 0.0, log_y))
+        first, second = fit(log_c, np.where(failed[:, None], 0.0, log_y))
         return np.where(failed, np.nan, first), np.where(failed, np.nan, second)
 
-    log_a, a = power(np.column_stack([m.log_n for m in minima]), fit)
-    log_b, b = power(np.column_stack([m.log_d for m in minima]), fit)
+    log_a, a = power(np.column_stack([m.log_n for m in minima]))
+    log_b, b = power(np.column_stack([m.log_d for m in minima]))
     loss = np.column_stack([m.loss for m in minima])
     # A vertex far outside can lie below zero; no logarithm, so the replicate counts as failed.
-    log_k, minus_c = power(np.log(np.where(loss > 0, loss, np.nan)), fit)
+    log_k, minus_c = power(np.log(np.where(loss > 0, loss, np.nan)))
     return {"log_A": log_a, "a": a, "log_B": log_b, "b": b, "log_K": log_k, "c": -minus_c}
 
 
@@ -166,7 +180,8 @@ def _point(
     log_n = float(minimum.log_n[0])
     raw = bool(np.isnan(minimum.curvature[0]) and np.isfinite(log_n))
     concave = not np.isfinite(log_n)
-    low, high = profile.log_n[0], profile.log_n[-1]
+    sizes = profile.log_n if raw else profile.log_n[profile.near]
+    low, high = sizes[0], sizes[-1]
     edge = concave or (log_n <= low or log_n >= high)
     point: dict[str, Any] = {
         "budget": profile.budget,
@@ -178,14 +193,15 @@ def _point(
         "curvature": None if raw or concave else float(minimum.curvature[0]),
         "n_sizes": len(profile.log_n),
         "runs": list(profile.run_ids),
-        "ci95": {},
+        "n_fitted": len(sizes),
+        "N_opt_ci95": None,
+        "D_opt_ci95": None,
+        "loss_ci95": None,
     }
     if spread is not None:
-        point["ci95"] = {
-            "N_opt": [_exp(end) for end in interval(spread.log_n)],
-            "D_opt": [_exp(end) for end in interval(spread.log_d)],
-            "loss": interval(spread.loss),
-        }
+        point["N_opt_ci95"] = [_exp(end) for end in interval(spread.log_n)]
+        point["D_opt_ci95"] = [_exp(end) for end in interval(spread.log_d)]
+        point["loss_ci95"] = interval(spread.loss)
     if concave:
         return point, "the parabola is concave, so the profile shows no minimum; not used"
     side = "below the smallest" if log_n <= low else "above the largest"
@@ -193,7 +209,10 @@ def _point(
         which = "smallest" if log_n <= low else "largest"
         return point, f"the {which} size has the lowest loss; the optimum may lie beyond it"
     if edge:
-        return point, f"the parabola's minimum lies {side} size ({_exp(log_n):.3g}); not used"
+        return (
+            point,
+            f"the parabola's minimum lies {side} fitted size ({_exp(log_n):.3g}); not used",
+        )
     return point, None
 
 

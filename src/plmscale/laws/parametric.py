@@ -17,6 +17,7 @@ from plmscale.laws.hoffmann import (
     EXPONENT_BOUNDS,
     HIGH,
     LOW,
+    decrement,
     grid_starts,
     polish,
     predict,
@@ -29,6 +30,8 @@ MIN_RUNS = 7
 _NAMES = ("A", "B", "E", "alpha", "beta")
 # A 95 % range of an exponent that spans more than this factor says little about it.
 WIDE = 4.0
+# One more step may promise this share of the objective and the fit still counts as finished.
+CONVERGED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,12 @@ def _global_fit(u: Array, v: Array, loss: Array) -> tuple[Array, float, bool]:
     starts = grid_starts(u, v, loss[None], steps=40, keep=6)[0]
     log_loss = np.log(loss)
     refined, values = refine(starts, u, v, np.tile(log_loss, (len(starts), 1)), rounds=400)
-    best: tuple[Array, float, bool] | None = None
-    for i in np.argsort(values)[:3]:
-        theta, value, converged = polish(refined[i], u, v, log_loss)
-        if value > values[i]:
-            theta, value = refined[i], float(values[i])
-        if best is None or value < best[1]:
-            best = (theta, value, converged)
-    assert best is not None
-    return best
+    order = np.argsort(values)
+    polished = [polish(refined[i], u, v, log_loss) for i in order[:3]]
+    theta, value = min(
+        [(refined[order[0]], float(values[order[0]])), *polished], key=lambda found: found[1]
+    )
+    return theta, value, decrement(theta, u, v, log_loss) < CONVERGED
 
 
 def _replicates(
@@ -170,7 +170,13 @@ def _profile_range(
     grid = np.geomspace(*EXPONENT_BOUNDS, 81)
     starts = np.tile(theta, (len(grid), 1))
     starts[:, index] = grid
-    _, profile = refine(starts, u, v, np.tile(log_loss, (len(grid), 1)), (index,), rounds=200)
+    # From a floor at zero the objective has no slope back up, so a second set starts with one.
+    raised = starts.copy()
+    raised[:, 2] = log_loss.min() - np.log(2.0)
+    raised[:, :2] -= np.log(2.0)
+    target = np.tile(log_loss, (2 * len(grid), 1))
+    _, both = refine(np.vstack([starts, raised]), u, v, target, (index,), rounds=200)
+    profile = both.reshape(2, len(grid)).min(axis=0)
     # Near the optimum the objective is half the sum of squares, so this is the usual cut.
     inside = grid[profile <= value + chi2.ppf(0.95, 1) / 2 * noise.sd**2]
     if not len(inside):

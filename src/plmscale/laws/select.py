@@ -11,6 +11,17 @@ from plmscale.errors import PlmscaleError
 
 OBJECTIVES = ("clm", "mlm")
 FLOPS_COLUMNS = ("flops_6nd", "flops")
+_NUMBERS = (
+    "n_params",
+    "tokens",
+    "flops",
+    "flops_6nd",
+    "loss",
+    "loss_sd",
+    "budget",
+    "epochs",
+    "seed",
+)
 _REQUIRED = ("objective", "n_params", "tokens", "loss")
 # Beyond about four passes a repeated token teaches visibly less than a fresh one
 # (Muennighoff et al. 2023, section 6), so such a run no longer samples L(N, D).
@@ -109,8 +120,7 @@ def _normalised(runs: pd.DataFrame) -> pd.DataFrame:
             f"runs table, {first['run_id']}: objective {first['objective']!r} is unknown; "
             f"allowed: {', '.join(OBJECTIVES)}"
         )
-    numbers = "n_params tokens flops flops_6nd loss loss_sd budget epochs seed".split()
-    for name in numbers:
+    for name in _NUMBERS:
         if name not in table:
             table[name] = np.nan
         parsed = pd.to_numeric(table[name], errors="coerce")

@@ -117,6 +117,7 @@ def build(
 ) -> Any:
     """Return a DeepSpeed engine around a fresh model, or one that starts from `weights`."""
     import deepspeed
+    from deepspeed.runtime import bf16_optimizer
 
     model = Transformer(Architecture.from_dict(recipe["architecture"]))
     if weights is None:
@@ -130,6 +131,8 @@ def build(
     optimizer = torch.optim.AdamW(
         groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True
     )
+    # It prints memory tables and collects garbage six times, a second a start.
+    bf16_optimizer.see_memory_usage = lambda *_args, **_kwargs: None
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

@@ -50,7 +50,7 @@ def masked(
     letter = FIRST_RESIDUE + (((words & np.uint64(0xFFFF)) * len(STANDARD)) >> np.uint64(16))
     inputs = np.where(chosen & (fate < 52429), MASK, rows)
     inputs = np.where(chosen & (fate >= 52429) & (fate < 58982), letter, inputs).astype(np.uint8)
-    return inputs, np.where(chosen, rows, IGNORED).astype(np.int64)
+    return inputs, np.where(chosen, rows.astype(np.int64), IGNORED)
 
 
 def examples(

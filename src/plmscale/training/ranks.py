@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import logging
 import os
 import signal
@@ -14,25 +16,55 @@ from contextlib import nullcontext
 from plmscale.errors import PlmscaleError
 from plmscale.training.options import Options
 
+_IMPORTED_LATE = (
+    "deepspeed",
+    "deepspeed.comm.mori",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.triton_ops",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "setuptools",
+    "numpy.ctypeslib",
+    "numpy.random",
+    "torch._dynamo",
+    "torch.distributed.launcher.api",
+    "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
+    "torch.profiler",
+    "torch.utils.tensorboard.writer",
+    "plmscale.training.trainer",
+)
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def preload() -> None:
-    """Import all that training imports, starting no thread: what forks after this pays nothing."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.disable(logging.WARNING)
-    import deepspeed
-    import torch.distributed.launcher.api
-    import torch.utils.tensorboard.writer
+    """Import all that training on a CPU imports, starting no thread: forks after it pay nothing.
 
-    import plmscale.training.trainer
+    Modules that torch and deepspeed import at first use are named here; a missing one only costs
+    the time it would have saved.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed's Muon optimizer, unused here, compiles a function at import, which pulls in the
+    # whole of torch's compiler (2 s).
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    for name in _IMPORTED_LATE:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    if before is None:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+    else:
+        os.environ["TORCHDYNAMO_DISABLE"] = before
+    # Collections after this pass over the imported modules, and forks go on sharing them.
+    gc.freeze()
 
 
 def launch(options: Options) -> int:
     """Train `options` on `options.devices` ranks of this machine; return the exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    _quiet()
+    # Its report of a failed rank says nothing that the rank has not said.
+    _quiet(logging.ERROR)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -84,6 +116,8 @@ def rank_main(options: Options) -> None:
     from plmscale.training.trainer import train
 
     torch.set_num_threads(options.threads)
+    # This launcher's ranks share a machine, whose own name may not resolve.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -112,10 +146,10 @@ def rank_main(options: Options) -> None:
         os._exit(code)
 
 
-def _quiet() -> None:
-    """Silence chatter below errors; what a user must know is printed by the trainer itself."""
+def _quiet(level: int = logging.WARNING) -> None:
+    """Silence log messages up to `level`; what a user must know the trainer prints itself."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.disable(logging.WARNING)
+    logging.disable(level)
 
 
 def _keep_freed_memory() -> None:

@@ -1,0 +1,247 @@
+"""Gather the report's content and render it into one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from plmscale.errors import PlmscaleError
+from plmscale.figures import data, findview, lawview
+from plmscale.figures.speed import PARTS, time_table
+from plmscale.files import read_json
+from plmscale.report import tables, words
+from plmscale.report.captions import CAPTIONS, GROUPS
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the report reads from. Only `runs` and `laws` must exist."""
+
+    runs: Path
+    laws: Path
+    findings: Path | None = None
+    figures: Path | None = None
+    corpus: Path | None = None
+    study: Path | None = None
+    metrics: Path | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of the report, as a data URI so that the file stands alone."""
+
+    name: str
+    title: str
+    caption: str
+    uri: str
+
+
+@dataclass
+class Content:
+    """Everything the template shows; text only, escaped by the template."""
+
+    title: str
+    description: str
+    question: str
+    scope: str
+    answers: list[tuple[str, str]]
+    side: list[str]
+    caveats: list[str]
+    warnings: list[str]
+    excluded: list[dict[str, str]]
+    law_rows: list[list[str]]
+    groups: list[tuple[str, list[Figure]]]
+    run_columns: tuple
+    run_rows: list[list[tables.Cell]]
+    corpus_rows: list[list[str]]
+    paper: list[str]
+    provenance: list[tuple[str, str]]
+    times: list[tuple[str, str]]
+    time_sentence: str
+    study_text: str = ""
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def gather(sources: Sources) -> Content:
+    """Read the sources and make every sentence and table of the report.
+
+    Raises PlmscaleError when a named file is missing or cannot be read.
+    """
+    inputs = data.load(
+        sources.runs, None, sources.laws, sources.findings, None, sources.metrics
+    )
+    runs, laws, findings = inputs.runs, inputs.laws, inputs.findings
+    manifest_path = sources.corpus / "manifest.json" if sources.corpus else None
+    manifest = read_json(manifest_path) if manifest_path and manifest_path.is_file() else {}
+    study, study_text = _study(sources.study)
+    budgets = data.isoflop_runs(runs)["budget"].dropna().tolist()
+    times = time_table(inputs.metrics)
+    excluded = lawview.excluded(laws)
+    scope = f"On this corpus, {words.budgets_phrase(budgets)}:"
+    seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
+    name = str(study.get("study") or runs["study"].iloc[0] or "study")
+    return Content(
+        title=name,
+        description=str(study.get("description") or ""),
+        question="How large should a protein language model be, and on how many tokens should it "
+        "be trained, for a given amount of compute?",
+        scope=scope,
+        answers=_answers(laws),
+        side=_side(findings),
+        caveats=_caveats(laws, findings, runs, excluded, seeds),
+        warnings=_warnings(laws, findings),
+        excluded=excluded,
+        law_rows=tables.law_rows(laws),
+        groups=_groups(sources.figures),
+        run_columns=tables.RUN_COLUMNS,
+        run_rows=tables.run_rows(runs, inputs.metrics),
+        corpus_rows=tables.corpus_rows(manifest),
+        paper=_paper(laws, budgets),
+        provenance=tables.provenance_rows(inputs.metrics, laws, manifest, seeds),
+        times=tables.time_parts(times),
+        time_sentence=words.time_sentence(times[list(PARTS)].sum().to_dict()),
+        study_text=study_text,
+        failed=_failed(inputs.metrics),
+    )
+
+
+def _answers(laws: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the first sentence of each answer, which is set in bold, and what follows it."""
+    found, spoken = [], {}
+    for objective in lawview.objectives(laws) or ["clm", "mlm"]:
+        entries = lawview.methods(laws, objective)
+        entry = entries.get(lawview.preferred(laws, objective) or "")
+        spoken[objective] = lawview.power_law(entry, "N_opt")
+        d_law = lawview.power_law(entry, "D_opt")
+        lead = words.exponent_sentence(objective, spoken[objective], d_law)
+        sentences = [
+            words.growth_sentence(spoken[objective]),
+            words.optimum_sentence(objective, entry),
+            words.edges_sentence(objective, entry),
+            words.agreement_sentence(objective, entries),
+        ]
+        found.append((lead, " ".join(s for s in sentences if s)))
+    between = words.objectives_sentence(spoken.get("clm"), spoken.get("mlm"))
+    return [*found, (between, "")] if between else found
+
+
+def _side(findings: dict[str, Any]) -> list[str]:
+    repeated = findview.differences(findings, "repetition")
+    moved = findview.differences(findings, "transfer")
+    return [*map(words.repetition_sentence, repeated), *map(words.transfer_sentence, moved)]
+
+
+def _caveats(
+    laws: dict[str, Any],
+    findings: dict[str, Any],
+    runs: pd.DataFrame,
+    excluded: list[dict[str, str]],
+    seeds: list[int],
+) -> list[str]:
+    found = [words.runs_sentence(runs["status"], len(excluded))]
+    found.append(words.method_sentence(laws))
+    both = [i for kind in ("repetition", "transfer") for i in findview.differences(findings, kind)]
+    found.append(words.basis_sentence(both))
+    if len(seeds) < 2:
+        found.append(
+            "Every configuration was trained with one seed, so how much a rerun would differ is "
+            "known only from the scatter around the fits."
+        )
+    return [text for text in found if text]
+
+
+def _warnings(laws: dict[str, Any], findings: dict[str, Any]) -> list[str]:
+    texts = [*lawview.warnings(laws), *map(str, findings.get("warnings") or [])]
+    return list(dict.fromkeys(texts))
+
+
+def _paper(laws: dict[str, Any], budgets: list[float]) -> list[str]:
+    found = []
+    for objective in lawview.objectives(laws):
+        law = lawview.power_law(
+            lawview.methods(laws, objective).get(lawview.preferred(laws, objective) or ""), "N_opt"
+        )
+        found.append(words.published_sentence(objective, law))
+    if budgets and max(budgets) < 1e18:
+        found.append(
+            f"The paper's smallest budget, 10¹⁸ FLOPs, is {words.flops_text(1e18 / max(budgets))} times "
+            "the largest one here, and its corpus holds 194 billion residues. At the "
+            "budgets here models learn little beyond the frequencies of amino acids and "
+            "their neighbours, losses differ in the second decimal, and learning rates and batch "
+            "sizes weigh as much as size. Agreement or disagreement of exponents over such a "
+            "distance says little about either study."
+        )
+    return [text for text in found if text]
+
+
+def _failed(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [
+        (item["run_id"], str(item.get("status")), str(item.get("status_detail") or ""))
+        for item in metrics
+        if item.get("status") not in (None, "", "done")
+    ]
+
+
+def _study(path: Path | None) -> tuple[dict[str, Any], str]:
+    if path is None:
+        return {}, ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        loaded = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PlmscaleError(f"{path}: cannot be read as a study ({error})") from None
+    return (loaded if isinstance(loaded, dict) else {}), text
+
+
+def _groups(folder: Path | None) -> list[tuple[str, list[Figure]]]:
+    found = []
+    for title, names in GROUPS:
+        figures = [_figure(folder, name) for name in names if _path(folder, name)]
+        if figures:
+            found.append((title, figures))
+    return found
+
+
+def _path(folder: Path | None, name: str) -> Path | None:
+    for suffix in (".svg", ".png"):
+        if folder and (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    return None
+
+
+def _figure(folder: Path | None, name: str) -> Figure:
+    path = _path(folder, name)
+    assert path is not None
+    kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    title, caption = CAPTIONS[name]
+    return Figure(name, title, caption, f"data:{kind};base64,{encoded}")
+
+
+def raised(text: str) -> Markup:
+    """Return `text` escaped, with "C^0.58" as a raised exponent."""
+    # No line break between a number and its unit.
+    text = html.escape(text).replace(" %", "\u00a0%")
+    return Markup(re.sub(r"\^([-−]?[\d.]*\d)", r"<sup>\1</sup>", text))
+
+
+def render(content: Content) -> str:
+    """Return the report's HTML: everything inside, nothing to load."""
+    folder = resources.files("plmscale.report") / "templates"
+    loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["raised"] = raised
+    return environment.get_template("report.html.j2").render(c=content)
