@@ -1,6 +1,5 @@
 # Shared by all stages. In: the study (config.yaml or --configfile) and --config select=, subset=.
 # Out: STUDY (typed), RUNS (the chosen part of the grid, by run_id), folders and the interpreter.
-import shlex
 import sys
 from pathlib import Path
 
@@ -19,15 +18,9 @@ RUNS = {
 # folder of its own (VIEW), so that it never overwrites those of the whole study.
 OUT = str(STUDY.folder)
 VIEW = snakefile.view_folder(OUT, CHOICE)
-# Jobs must find this checkout's package even where it is not installed.
-PYTHON = " ".join(
-    [
-        "PYTHONPATH="
-        + shlex.quote(str(Path(workflow.basedir) / "src"))
-        + ":${PYTHONPATH:-}",
-        shlex.quote(sys.executable),
-    ]
-)
+# Jobs run this interpreter and this checkout's package, whatever is first on the caller's PATH;
+# a conda environment (--sdm conda) is activated later and goes before it.
+snakefile.prepare_environment(workflow.basedir)
 
 
 wildcard_constraints:
@@ -38,3 +31,11 @@ wildcard_constraints:
 def run_files(name):
     """Return one file of every chosen run."""
     return [f"{OUT}/runs/{run_id}/{name}" for run_id in RUNS]
+
+
+def parent_weights(run_id):
+    """Return the weights and metrics a transfer run starts from; nothing for a run from scratch."""
+    parent = ALL_RUNS[run_id].parent
+    if parent is None:
+        return []
+    return ancient(f"{OUT}/runs/{parent}/metrics.json")

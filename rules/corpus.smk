@@ -21,6 +21,11 @@ rule fetch_source:
         f"{OUT}/logs/corpus/fetch_{{source}}.{{checksum}}.log",
     wildcard_constraints:
         checksum="[0-9a-f]{12}",
+    conda:
+        "../environment.yml"
+    resources:
+        # A checkout elsewhere is no reason to bring anything in again, so no param.
+        project=workflow.basedir,
     params:
         # As written in the study: a checkout that moves brings nothing in again.
         place=lambda wildcards: (
@@ -29,8 +34,8 @@ rule fetch_source:
         ),
         sha256=lambda wildcards: STUDY.corpus.sources[wildcards.source].sha256,
     shell:
-        "{PYTHON} -m plmscale.corpus fetch {params.place:q} --sha256 {params.sha256:q}"
-        " --project {workflow.basedir:q}"
+        "python -m plmscale.corpus fetch {params.place:q} --sha256 {params.sha256:q}"
+        " --project {resources.project:q}"
         " --out {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -45,10 +50,12 @@ rule letters:
         counts=f"{CORPUS}/clean/{{source}}.letters.json",
     log:
         f"{OUT}/logs/corpus/letters_{{source}}.log",
+    conda:
+        "../environment.yml"
     params:
         rule=files.canonical_json(STUDY.corpus.clean.model_dump()),
     shell:
-        "{PYTHON} -m plmscale.corpus letters {input:q} --rule {params.rule:q}"
+        "python -m plmscale.corpus letters {input:q} --rule {params.rule:q}"
         " --out {output.fasta:q} --counts {output.counts:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
@@ -103,15 +110,17 @@ rule clean:
         stamp=touch(STAMPS["clean"]),
     log:
         f"{OUT}/logs/corpus/clean.log",
+    conda:
+        "../environment.yml"
     params:
         # The order decides which source keeps a sequence that two of them hold.
         sources=list(STUDY.corpus.sources),
-        folder=f"{CORPUS}/clean",
-        keys=KEYS,
+        folder=lambda wildcards: f"{CORPUS}/clean",
+        stamps=lambda wildcards: KEYS,
     shell:
         # A mark of an older rule must not vouch for these files when the rule comes back.
-        "rm -f {params.keys:q}/clean.* && "
-        "{PYTHON} -m plmscale.corpus clean {params.folder:q} --sources {params.sources:q}"
+        "rm -f {params.stamps:q}/clean.* && "
+        "python -m plmscale.corpus clean {params.folder:q} --sources {params.sources:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -129,15 +138,17 @@ rule split:
         stamp=touch(STAMPS["split"]),
     log:
         f"{OUT}/logs/corpus/split.log",
-    threads: 64
+    conda:
+        "../environment.yml"
+    threads: 16
     params:
         sources=list(STUDY.corpus.sources),
         rule=files.canonical_json(STUDY.corpus.split.model_dump()),
-        folder=CORPUS,
-        keys=KEYS,
+        folder=lambda wildcards: CORPUS,
+        stamps=lambda wildcards: KEYS,
     shell:
-        "rm -f {params.keys:q}/split.* && "
-        "{PYTHON} -m plmscale.corpus split {params.folder:q} --sources {params.sources:q}"
+        "rm -f {params.stamps:q}/split.* && "
+        "python -m plmscale.corpus split {params.folder:q} --sources {params.sources:q}"
         " --rule {params.rule:q} --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -152,13 +163,15 @@ rule shards:
         stamp=touch(STAMPS["corpus"]),
     log:
         f"{OUT}/logs/corpus/shards.log",
+    conda:
+        "../environment.yml"
     params:
         corpus=snakefile.corpus_text(STUDY),
-        folder=CORPUS,
-        keys=KEYS,
+        folder=lambda wildcards: CORPUS,
+        stamps=lambda wildcards: KEYS,
     shell:
-        "rm -f {params.keys:q}/corpus.* && "
-        "{PYTHON} -m plmscale.corpus shards {params.folder:q} --corpus {params.corpus:q}"
+        "rm -f {params.stamps:q}/corpus.* && "
+        "python -m plmscale.corpus shards {params.folder:q} --corpus {params.corpus:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -172,9 +185,11 @@ rule corpus_stats:
         f"{CORPUS}/stats/sources.csv",
     log:
         f"{OUT}/logs/corpus/stats.log",
+    conda:
+        "../environment.yml"
     params:
-        folder=CORPUS,
+        folder=lambda wildcards: CORPUS,
         key=STUDY.corpus.key(),
     shell:
-        "{PYTHON} -m plmscale.corpus stats {params.folder:q} --write"
+        "python -m plmscale.corpus stats {params.folder:q} --write"
         " > {log:q} 2>&1 || {{ cat {log:q} >&2; exit 1; }}"

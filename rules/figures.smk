@@ -34,11 +34,14 @@ rule figures_all:
         png=expand(f"{VIEW}/figures/{{name}}.png", name=FIGURES),
     log:
         f"{VIEW}/logs/figures.log",
+    conda:
+        "../environment.yml"
     params:
-        folder=f"{VIEW}/figures",
-        metrics=f"{OUT}/runs",
+        folder=subpath(output.isoflop, parent=True),
+        stats=subpath(input.stats, parent=True),
+        metrics=lambda wildcards: f"{OUT}/runs",
     shell:
-        "{PYTHON} -m plmscale.figures all --runs {input.runs:q} --curves {input.curves:q}"
+        "python -m plmscale.figures all --runs {input.runs:q} --curves {input.curves:q}"
         " --laws {input.laws:q} --findings {input.findings:q}"
-        " --corpus-stats $(dirname {input.stats:q}) --metrics {params.metrics:q}"
+        " --corpus-stats {params.stats:q} --metrics {params.metrics:q}"
         " --out {params.folder:q} > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"

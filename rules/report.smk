@@ -7,6 +7,8 @@ rule resolved_study:
         f"{VIEW}/study.yaml",
     log:
         f"{VIEW}/logs/study.log",
+    conda:
+        "../environment.yml"
     params:
         study=configfile.render(STUDY.model_dump()),
     shell:
@@ -27,12 +29,15 @@ rule report_html:
         f"{VIEW}/report.html",
     log:
         f"{VIEW}/logs/report.log",
+    conda:
+        "../environment.yml"
     params:
-        metrics=f"{OUT}/runs",
-        figures=f"{VIEW}/figures",
+        metrics=lambda wildcards: f"{OUT}/runs",
+        figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
+        corpus=subpath(input.corpus, parent=True),
     shell:
-        "{PYTHON} -m plmscale.report --runs {input.runs:q} --laws {input.laws:q}"
+        "python -m plmscale.report --runs {input.runs:q} --laws {input.laws:q}"
         " --findings {input.findings:q} --figures {params.figures:q}"
-        " --corpus $(dirname {input.corpus:q}) --study {input.study:q}"
+        " --corpus {params.corpus:q} --study {input.study:q}"
         " --metrics {params.metrics:q} --out {output:q}"
         " > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"

@@ -5,6 +5,8 @@ rule corpus:
     input:
         f"{OUT}/corpus/manifest.json",
         f"{OUT}/corpus/stats/sources.csv",
+        # Of these rules, not of those that an older manifest was built by.
+        STAMPS["corpus"],
 
 
 rule grid:

@@ -12,6 +12,8 @@ rule recipe:
         f"{OUT}/runs/{{run_id}}/recipe.json",
     log:
         f"{OUT}/logs/recipe/{{run_id}}.log",
+    conda:
+        "../environment.yml"
     params:
         text=lambda wildcards: snakefile.recipe_text(ALL_RUNS[wildcards.run_id].recipe),
     shell:
@@ -23,6 +25,8 @@ rule train:
     input:
         recipe=ancient(f"{OUT}/runs/{{run_id}}/recipe.json"),
         corpus=ancient(f"{OUT}/corpus/manifest.json"),
+        # Missing when the manifest at hand was built by other rules.
+        rules=ancient(STAMPS["corpus"]),
         parent=lambda wildcards: parent_weights(wildcards.run_id),
     output:
         metrics=f"{OUT}/runs/{{run_id}}/metrics.json",
@@ -30,33 +34,32 @@ rule train:
         validation=f"{OUT}/runs/{{run_id}}/validation.csv",
         weights=f"{OUT}/runs/{{run_id}}/model.safetensors",
         config=f"{OUT}/runs/{{run_id}}/config.json",
+    log:
+        f"{OUT}/logs/train/{{run_id}}.log",
     priority: lambda wildcards: needs.priority(ALL_RUNS[wildcards.run_id].recipe)
+    conda:
+        "../environment.yml"
     threads:
         lambda wildcards: needs.threads(
             ALL_RUNS[wildcards.run_id].recipe, STUDY.execution.threads
         )
+    # Resources never make a finished run stale, so all that changes nothing in it stands here.
     resources:
+        devices=STUDY.execution.devices,
+        checkpoint_seconds=STUDY.execution.checkpoint_seconds,
+        fork_server=STUDY.execution.fork_server,
         mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
     params:
         checkpoint=f"{OUT}/checkpoints/{{run_id}}",
-        # Not under `log:`, which Snakemake deletes at each attempt: a resumed run's log goes on.
+        # Beside `log:`, which Snakemake deletes at each attempt: here a resumed run's log goes on.
         log=f"{OUT}/checkpoints/{{run_id}}/train.log",
     shell:
         "mkdir -p {params.checkpoint:q} && "
-        "{PYTHON} -m plmscale.training.launch"
+        "python -m plmscale.training.launch"
         " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
         " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
         ' --parent-dir "$(dirname {input.parent:q})"'
-        " --threads {threads} --devices {STUDY.execution.devices}"
-        " --checkpoint-seconds {STUDY.execution.checkpoint_seconds}"
-        " --warm {STUDY.execution.fork_server}"
-        " >> {params.log:q} 2>&1"
-        " || {{ tail -n 5 {params.log:q} >&2; exit 1; }}"
-
-
-def parent_weights(run_id):
-    """Return the weights and metrics a transfer run starts from; nothing for a run from scratch."""
-    parent = ALL_RUNS[run_id].parent
-    if parent is None:
-        return []
-    return ancient(f"{OUT}/runs/{parent}/metrics.json")
+        " --threads {threads} --devices {resources.devices}"
+        " --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --warm {resources.fork_server}"
+        " 2>&1 | tee -a {params.log:q} > {log:q}"

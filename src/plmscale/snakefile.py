@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plmscale.corpus.config import SourceConfig
 from plmscale.errors import PlmscaleError
 from plmscale.files import canonical_json, fingerprint
 from plmscale.grid import parse_select
@@ -87,11 +88,6 @@ def recipe_text(recipe: Mapping[str, Any]) -> str:
     return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)
 
 
-def place(source: SourceConfig, basedir: str | Path) -> str:
-    """Return where a source comes from: its address, or its path seen from the project."""
-    return source.url or str(Path(basedir) / source.path)
-
-
 def corpus_text(study: Study) -> str:
     """Return the corpus settings that the shards and their manifest depend on, as JSON.
 
@@ -102,3 +98,16 @@ def corpus_text(study: Study) -> str:
         if not source["url"]:
             source["path"] = "local"
     return canonical_json(settings)
+
+
+def prepare_environment(basedir: str | Path) -> None:
+    """Put this interpreter first on PATH and this checkout's src first on PYTHONPATH.
+
+    The Snakefile is read by every job on every node, so all of them get it.
+    """
+    for name, folder in (
+        ("PATH", str(Path(sys.executable).parent)),
+        ("PYTHONPATH", str(Path(basedir).resolve() / "src")),
+    ):
+        parts = [p for p in os.environ.get(name, "").split(os.pathsep) if p and p != folder]
+        os.environ[name] = os.pathsep.join([folder, *parts])

@@ -6,10 +6,12 @@ Losses follow a known law with noise. Numbers look like those of the demo.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from plmscale.tables import RUNS_COLUMNS, write_runs
 
 BUDGETS = (1e11, 3e11, 1e12, 3e12)
@@ -98,26 +100,30 @@ def laws_json(table: pd.DataFrame, seed: int = 2) -> dict:
             low, high = np.exp(np.quantile(draws, [0.025, 0.975]))
             points.append(
                 {
-                    "budget": budget, "N_opt": float(np.exp(vertex)), "loss": float(k0 - k1**2 / 4 / k2),
-                    "D_opt": float(budget / 6 / np.exp(vertex)), "curvature": float(2 * k2),
+                    "budget": budget, "N_opt": float(np.exp(vertex)),
+                    "D_opt": float(budget / 6 / np.exp(vertex)),
+                    "loss": float(k0 - k1**2 / 4 / k2), "curvature": float(2 * k2),
                     "at_edge": False, "n_sizes": len(rows),
                     "N_opt_ci95": [float(low), float(high)],
                 }
             )  # fmt: skip
         if objective == "mlm":
             points[0]["at_edge"] = True
+        draws = np.array(resampled).T
+        edge = [f"{objective}: 2 of 4 minima lie at the edge of the sizes"]
         laws[objective] = {
-            "isoflop_parabola": _power(points, np.array(resampled).T),
-            "isoflop_raw_loglog": _power(points, np.array(resampled).T, 0.06, ["2 of 4 minima lie at the edge of the sizes"]),
-            "isoflop_raw_linear": _power(points, np.array(resampled).T, -0.09),
-            "parametric": _power(points, np.array(resampled).T, 0.03)
+            "isoflop_parabola": _power(points, draws),
+            "isoflop_raw_loglog": _power(points, draws, 0.06, edge),
+            "isoflop_raw_linear": _power(points, draws, -0.09),
+            "parametric": _power(points, draws, 0.03)
             | dict(zip(("E", "A", "alpha", "B", "beta"), TRUE[objective]))
             | {"objective": 1e-6},
         }  # fmt: skip
     laws["mlm"]["parametric"]["warnings"] = ["beta is hardly identified: from 0.2 to 2"]
     laws["clm"]["isoflop_parabola"]["warnings"] = ["budget 1e+11: the minimum is <shallow>"]
     excluded = [
-        {"run_id": r.run_id, "objective": r.objective, "status": r.status, "why": f"status is {r.status}"}
+        {"run_id": r.run_id, "objective": r.objective, "status": r.status,
+         "why": f"status is {r.status}"}
         for r in table[table["status"] != "done"].itertuples()
     ]  # fmt: skip
     return {
@@ -135,16 +141,16 @@ def _power(points: list, log_n: np.ndarray, shift: float = 0.0, warnings: list |
         slope, start = np.polyfit(log_c, draw, 1)
         slope, start = slope + shift, start - shift * log_c.mean()
         rows.append([start, slope, -np.log(6) - start, 1 - slope])
-    low, high = np.quantile(rows, [0.025, 0.975], axis=0)
+    low, high = np.quantile(rows, [0.025, 0.975], axis=0).tolist()
     return {
         "N_opt": {"A": float(np.exp(k)), "a": float(a)},
         "D_opt": {"B": float(np.exp(-k) / 6), "b": float(1 - a)},
         "ci95": {
-            "N_opt": {"A": [float(np.exp(low[0])), float(np.exp(high[0]))], "a": [float(low[1]), float(high[1])]},
-            "D_opt": {"B": [float(np.exp(low[2])), float(np.exp(high[2]))], "b": [float(low[3]), float(high[3])]},
+            "N_opt": {"A": [math.exp(low[0]), math.exp(high[0])], "a": [low[1], high[1]]},
+            "D_opt": {"B": [math.exp(low[2]), math.exp(high[2])], "b": [low[3], high[3]]},
         },
         "points": points, "n_runs": 24, "warnings": warnings or [],
-        "bootstrap": {"columns": ["log_A", "a", "log_B", "b"], "rows": [list(map(float, r)) for r in rows]},
+        "bootstrap": {"columns": ["log_A", "a", "log_B", "b"], "rows": np.array(rows).tolist()},
     }  # fmt: skip
 
 
@@ -219,8 +225,9 @@ def _metrics(folder: Path, row, rng) -> None:
     metrics = {
         "schema": 1, "run_id": row.run_id, "fingerprint": "f" * 64, "status": row.status,
         "status_detail": "loss is nan at step 12" if row.status == "diverged" else "",
-        "loss": None if np.isnan(row.loss) else row.loss, "loss_se": 0.004, "n_params": row.n_params,
-        "tokens": row.tokens, "flops_6nd": row.flops_6nd, "flops": row.flops, "steps": 100,
+        "loss": None if np.isnan(row.loss) else row.loss, "loss_se": 0.004,
+        "n_params": row.n_params, "tokens": row.tokens, "flops_6nd": row.flops_6nd,
+        "flops": row.flops, "steps": 100,
         "precision": "bf16", "train_seconds": train, "valid_seconds": valid,
         "startup_seconds": startup, "wall_seconds": train + valid + startup + 0.3,
         "tokens_per_second": row.tokens / train, "peak_memory_bytes": 5e8, "threads": 1,

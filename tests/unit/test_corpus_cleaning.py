@@ -131,5 +131,5 @@ def test_a_wrong_checksum_names_file_expected_and_found_and_leaves_nothing(tmp_p
 
 def test_a_missing_source_is_named(tmp_path):
     for place in (str(tmp_path / "none.fasta"), f"file://{tmp_path}/none.fasta"):
-        with pytest.raises(PlmscaleError, match="none.fasta"):
+        with pytest.raises(PlmscaleError, match=r"none\.fasta"):
             fetch(place, "0" * 64, tmp_path / "target.fasta")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from figures_example import laws_json, runs_and_curves, write_study
+
 from plmscale.errors import PlmscaleError
 from plmscale.figures import FIGURES, compare, data, lawview
 from plmscale.figures.__main__ import main
@@ -38,7 +39,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(paths):
-    names = "runs curves laws findings corpus_stats metrics".split()
+    names = ["runs", "curves", "laws", "findings", "corpus_stats", "metrics"]
     return data.load(**{name: paths[name] for name in names})
 
 
@@ -100,12 +101,13 @@ def test_text_does_not_overlap(name, inputs):
 
 
 def _inside(box, page):
-    return box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= -1 and box.y1 <= page.y1 + 1
+    wide = box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1
+    return wide and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
 
 
 def test_all_figures_are_written_twice_with_equal_bytes(paths, tmp_path):
     options = []
-    for name in "runs curves laws findings corpus_stats metrics".split():
+    for name in ["runs", "curves", "laws", "findings", "corpus_stats", "metrics"]:
         options += [f"--{name.replace('_', '-')}", str(paths[name])]
     for folder in ("one", "two"):
         assert main(["all", *options, "--out", str(tmp_path / folder)]) == 0
@@ -118,15 +120,15 @@ def test_all_figures_are_written_twice_with_equal_bytes(paths, tmp_path):
 def test_one_figure_from_the_command_line(paths, tmp_path):
     stem = tmp_path / "profiles"
     command = ["isoflop", "--runs", paths["runs"], "--laws", paths["laws"], "--out-stem", stem]
-    done = subprocess.run(
-        [sys.executable, "-m", "plmscale.figures", *map(str, command)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "plmscale.figures", *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert b"<svg" in stem.with_suffix(".svg").read_bytes()
 
 
 def test_a_missing_file_is_one_line_that_names_it(tmp_path, capsys):
-    code = main(["isoflop", "--runs", str(tmp_path / "none.csv"), "--out-stem", str(tmp_path / "x")])
+    options = ["--runs", str(tmp_path / "none.csv"), "--out-stem", str(tmp_path / "x")]
+    code = main(["isoflop", *options])
     assert code == 2
     assert capsys.readouterr().err == f"plmscale: error: {tmp_path / 'none.csv'}: no such file\n"
 

@@ -11,7 +11,7 @@ from plmscale.corpus.alphabet import BOS, EOS
 from plmscale.errors import PlmscaleError
 from plmscale.model import Transformer, decay_groups, load, save_model, segments_of
 
-SHAPE = dict(name="2x32", n_layers=2, d_model=32, n_heads=2, d_ff=48)
+SHAPE = {"name": "2x32", "n_layers": 2, "d_model": 32, "n_heads": 2, "d_ff": 48}
 
 
 def build(preset="paper", dtype=torch.float32, seed=3, **changes):
@@ -79,7 +79,9 @@ def naive_logits(model, tokens, causal, segments):
         n = len(x)
         for layer in range(arch.n_layers):
             at = f"blocks.{layer}"
-            qkv = linear(norm(x, f"{at}.attention_norm"), f"{at}.qkv").view(n, 3, arch.n_heads, size)
+            qkv = linear(norm(x, f"{at}.attention_norm"), f"{at}.qkv").view(
+                n, 3, arch.n_heads, size
+            )
             heads = []
             for head in range(arch.n_heads):
                 q, k, v = turn(qkv[:, 0, head]), turn(qkv[:, 1, head]), qkv[:, 2, head]
@@ -137,7 +139,10 @@ def test_modern_preset_is_llama():
     theirs = transformers.LlamaForCausalLM(config)
     ours = dict(model.named_parameters())
     mapped = {"model.embed_tokens.weight": ours["embedding.weight"]}
-    mapped |= {"lm_head.weight": ours["head.weight"], "model.norm.weight": ours["final_norm.weight"]}
+    mapped |= {
+        "lm_head.weight": ours["head.weight"],
+        "model.norm.weight": ours["final_norm.weight"],
+    }
     for i in range(2):
         q, k, v = ours[f"blocks.{i}.qkv.weight"].chunk(3)
         gate, up = ours[f"blocks.{i}.gate_up.weight"].chunk(2)
@@ -201,7 +206,9 @@ def test_gradients_equal_finite_differences(preset):
 
     loss().backward()
     for name, parameter in model.named_parameters():
-        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.manual_seed(1))
+        direction = torch.randn(
+            parameter.shape, dtype=torch.float64, generator=torch.manual_seed(1)
+        )
         with torch.no_grad():
             parameter.add_(1e-6 * direction)
             up = loss()
@@ -253,7 +260,7 @@ def test_initialisation_has_the_stated_spread():
 
 def test_a_saved_model_loads_with_equal_logits(tmp_path):
     model, tokens = build(), packed()
-    weights = {name: p for name, p in model.named_parameters()}
+    weights = dict(model.named_parameters())
     save_model(tmp_path, weights, {"architecture": model.arch.to_dict()})
     assert torch.equal(load(tmp_path)(tokens, causal=False), model(tokens, causal=False))
 

@@ -1,5 +1,6 @@
 """Samples, masks, shards and schedule: all pure functions of a recipe."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_schedule_points():
     assert max(rate) == rate[24] == 1e-3
     assert rate[-1] == pytest.approx(1e-4)
     assert learning_rate(25 + 488, 1000, 1e-3, 0.025, 0.1) == pytest.approx(5.5e-4, rel=2e-3)
-    assert all(a > b for a, b in zip(rate[24:], rate[25:]))
+    assert all(a > b for a, b in itertools.pairwise(rate[24:]))
     assert learning_rate(1, 1, 1e-3, 0.025, 0.1) == 1e-3
 
 

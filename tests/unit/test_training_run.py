@@ -109,9 +109,7 @@ def plain_losses(recipe, corpus):
     samples, losses = training_samples(corpus, recipe), []
     for step in range(1, recipe["steps"] + 1):
         numbers = list(range((step - 1) * recipe["batch_rows"], step * recipe["batch_rows"]))
-        inputs, targets = examples(
-            recipe, samples.batch(numbers), numbers, recipe["data_seed"]
-        )
+        inputs, targets = examples(recipe, samples.batch(numbers), numbers, recipe["data_seed"])
         loss = row_losses(
             model, recipe, torch.from_numpy(inputs).long(), torch.from_numpy(targets)
         ).sum() / int((targets != IGNORED).sum())
@@ -187,11 +185,7 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path, corpus, warm):
     for _ in range(2):
         steps = {p.name for p in (folder / "checkpoint").glob("step-*")}
         process = subprocess.Popen(args, env=environment())
-        wait_for(
-            lambda seen=steps: (
-                {p.name for p in (folder / "checkpoint").glob("step-*")} - seen
-            )
-        )
+        wait_for(lambda seen=steps: {p.name for p in (folder / "checkpoint").glob("step-*")} - seen)
         time.sleep(0.05)
         rank = owner(folder)
         os.kill(rank, signal.SIGKILL)
@@ -287,9 +281,7 @@ def test_transfer_starts_from_the_parents_weights(tmp_path, corpus):
     scratch = finish(tmp_path / "scratch", corpus, make_recipe(objective="mlm", steps=20))
     assert metrics(run_dir)["loss"] < metrics(scratch)["loss"] - 0.1
     other = make_recipe(objective="mlm", parent={"run_id": "x", "fingerprint": "0" * 64})
-    refused = launch(
-        write_run(tmp_path / "other", other), corpus, f"--parent-dir={parent_dir}"
-    )
+    refused = launch(write_run(tmp_path / "other", other), corpus, f"--parent-dir={parent_dir}")
     assert refused.returncode == 2 and "the recipe starts from x" in refused.stderr
 
 

@@ -136,9 +136,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "src"), **more}
 
 
-def launch(
-    run_dir: Path, corpus: Path, *more: str, **env: str
-) -> subprocess.CompletedProcess[str]:
+def launch(run_dir: Path, corpus: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Train a run to its end in a new process."""
     return subprocess.run(
         command(run_dir, corpus, *more),

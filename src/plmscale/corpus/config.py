@@ -96,7 +96,7 @@ class SplitConfig(_Strict):
         4.0,
         ge=1,
         le=7.5,
-        description="MMseqs2's -s in clustering and in the search that checks the split.",
+        description="MMseqs2's -s in the search that checks the split (clustering itself is linclust).",
     )
     valid_fraction: float = Field(
         0.05, gt=0, lt=1, description="Share of each source's residues held out for validation."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import time
 import urllib.error
@@ -14,6 +15,8 @@ from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write
 
 _ATTEMPTS = 4
+# Answers that another attempt does not change.
+_LOST = (400, 401, 403, 404, 410)
 
 
 def fetch(place: str, sha256: str, target: str | Path) -> None:
@@ -31,14 +34,9 @@ def fetch(place: str, sha256: str, target: str | Path) -> None:
         try:
             with urllib.request.urlopen(place, timeout=60) as handle:
                 return _verified_copy(handle, place, sha256, target)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            lost = isinstance(error, urllib.error.HTTPError) and error.code in (
-                400,
-                401,
-                403,
-                404,
-                410,
-            )
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            code = error.code if isinstance(error, urllib.error.HTTPError) else 0
+            lost = code in _LOST or place.startswith("file:")
             if lost or attempt == _ATTEMPTS:
                 raise PlmscaleError(f"{place}: cannot be fetched: {error}") from None
             time.sleep(2**attempt)

@@ -67,7 +67,11 @@ def apply_letter_rule(
             names[name] += 1
             if names[name] > 1:
                 counts["renamed_duplicate_ids"] += 1
-                name = f"{name}.{names[name]}"
+                # `a.2` may be taken by a record of that name; a later one then gets `a.2.2`.
+                first = name
+                while names[name := f"{first}.{names[first]}"]:
+                    names[first] += 1
+                names[name] += 1
             out.write(b">" + name.encode() + b"\n" + sequence + b"\n")
             counts["written_sequences"] += 1
     if not counts["written_sequences"]:

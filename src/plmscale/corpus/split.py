@@ -49,7 +49,7 @@ def split(
                     lengths[key] = len(sequence)
                     handle.write(b">" + key.encode() + b"\n" + sequence + b"\n")
         clusters = _cluster(everything, work, rule, threads)
-        valid = _choose(clusters, lengths, names, rule)
+        valid = choose(clusters, lengths, rule)
         train = lengths.keys() - valid
         removed: set[str] = set()
         rounds = 0
@@ -110,13 +110,13 @@ def _cluster(fasta: Path, work: Path, rule: SplitConfig, threads: int) -> dict[s
     return clusters
 
 
-def _choose(
-    clusters: Mapping[str, list[str]],
-    lengths: Mapping[str, int],
-    names: list[str],
-    rule: SplitConfig,
+def choose(
+    clusters: Mapping[str, list[str]], lengths: Mapping[str, int], rule: SplitConfig
 ) -> set[str]:
-    """Return the names of all sequences in clusters held out."""
+    """Return the names of all sequences held out: whole clusters, by a hash of seed and name.
+
+    Names are `<source>~<name>`; lengths are in residues.
+    """
     wanted: dict[str, float] = defaultdict(float)
     for key, length in lengths.items():
         wanted[key.split("~", 1)[0]] += rule.valid_fraction * length

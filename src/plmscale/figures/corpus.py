@@ -80,9 +80,10 @@ def corpus_residues(inputs: Inputs) -> Figure:
     x = np.arange(len(shares))
     width = 0.8 / len(shares.columns)
     for index, source in enumerate(shares.columns):
+        label = f"{source}: {style.si(counts[source].sum())} residues"
         ax.bar(x + (index - (len(shares.columns) - 1) / 2) * width, shares[source], width,
                color=_COLOURS[index % 6], hatch=_HATCHES[index % 4], edgecolor="white",
-               linewidth=0, label=f"{source}: {style.si(counts[source].sum())} residues")  # fmt: skip
+               linewidth=0, label=label)  # fmt: skip
     ax.set_xticks(x, shares.index)
     ax.set_xlabel("amino acid (one-letter code)")
     ax.set_ylabel("share of residues (%)")

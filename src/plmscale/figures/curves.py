@@ -208,8 +208,9 @@ def _transfer_panel(ax: Axes, inputs: Inputs, pair: Transfer) -> None:
         flops += list(x)
     if paid:
         ax.axvspan(0, paid, color=style.OBJECTIVE_COLOUR.get(source, "k"), alpha=0.1, lw=0)
-        ax.text(0.5 * paid, 0.96, f"spent on {names.get(source, source)}", ha="center",
-                va="top", fontsize=7.5, color=style.INK, transform=ax.get_xaxis_transform())  # fmt: skip
+        words = f"spent on {names.get(source, source)}"
+        ax.text(0.5 * paid, 0.96, words, ha="center", va="top", fontsize=7.5, color=style.INK,
+                transform=ax.get_xaxis_transform())  # fmt: skip
     ax.set_xlim(0, max(flops) * 1.05)
     unit = 10 ** np.floor(np.log10(max(flops)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")

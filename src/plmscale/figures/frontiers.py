@@ -64,7 +64,16 @@ def frontiers(inputs: Inputs) -> Figure:
     return figure
 
 
-def _frontier(ax: Axes, laws: dict, objective: str, which: str, symbol: str, letter: str, seen):
+def _frontier(
+    ax: Axes,
+    laws: dict,
+    objective: str,
+    which: str,
+    symbol: str,
+    letter: str,
+    seen: list[tuple[float, float]],
+) -> Line2D | None:
+    """Draw one objective's frontier, add what must be in view to `seen`, return its handle."""
     spoken = lawview.preferred(laws, objective)
     entries = lawview.methods(laws, objective)
     colour = style.OBJECTIVE_COLOUR[objective]

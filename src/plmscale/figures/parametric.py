@@ -105,7 +105,8 @@ def _surface(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict)
 
 
 def _frontier_tokens(law: dict[str, float], n: np.ndarray) -> np.ndarray:
-    # Minimising at fixed 6ND gives alpha A / N^alpha = beta B / D^beta (Hoffmann et al. 2022, eq. 4).
+    # At the minimum for a fixed 6ND: alpha A / N^alpha = beta B / D^beta
+    # (Hoffmann et al. 2022, eq. 4).
     balance = law["beta"] * law["B"] * n ** law["alpha"] / (law["alpha"] * law["A"])
     return balance ** (1 / law["beta"])
 

@@ -146,10 +146,10 @@ def interval_text(pair: tuple[float, float] | None, digits: int = 2) -> str:
     if math.isinf(low) and math.isinf(high):
         return "unbounded"
     if math.isinf(low):
-        return f"at most {high:.{digits}f}"
+        return f"at most {high:.{digits}f}".replace("-", "−")
     if math.isinf(high):
-        return f"at least {low:.{digits}f}"
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+        return f"at least {low:.{digits}f}".replace("-", "−")
+    return f"{low:.{digits}f} to {high:.{digits}f}".replace("-", "−")
 
 
 def ordered_colours(values: Sequence[float], name: str = "viridis") -> dict[float, tuple]:

@@ -23,7 +23,7 @@ SAME_FLOPS = 0.01
 # Real profiles rise exponentially on both sides, so sizes more than a factor WINDOW from the one
 # with the lowest loss bend a parabola and say little about its minimum. The MIN_POINTS nearest
 # sizes are kept whatever their distance. Both are settled by benchmarks/law_coverage.py.
-WINDOW = 8.0
+WINDOW = 4.0
 MIN_POINTS = 5
 
 

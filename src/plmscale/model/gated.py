@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class Gated(torch.autograd.Function):
-    """(..., 2 f) holding gate and value -> activation(gate) * value, (..., f) (Shazeer 2020, eq. 6).
+    """(..., 2 f) of gate and value -> activation(gate) * value, (..., f); Shazeer 2020, eq. 6.
 
     Written out because PyTorch's activations leave their vector code for the strided halves of a
     fused product: ten times slower at the widths of small models.

@@ -77,9 +77,7 @@ def gather(sources: Sources) -> Content:
 
     Raises PlmscaleError when a named file is missing or cannot be read.
     """
-    inputs = data.load(
-        sources.runs, None, sources.laws, sources.findings, None, sources.metrics
-    )
+    inputs = data.load(sources.runs, None, sources.laws, sources.findings, None, sources.metrics)
     runs, laws, findings = inputs.runs, inputs.laws, inputs.findings
     manifest_path = sources.corpus / "manifest.json" if sources.corpus else None
     manifest = read_json(manifest_path) if manifest_path and manifest_path.is_file() else {}
@@ -106,7 +104,7 @@ def gather(sources: Sources) -> Content:
         run_columns=tables.RUN_COLUMNS,
         run_rows=tables.run_rows(runs, inputs.metrics),
         corpus_rows=tables.corpus_rows(manifest),
-        paper=_paper(laws, budgets),
+        paper=_paper(laws, runs),
         provenance=tables.provenance_rows(inputs.metrics, laws, manifest, seeds),
         times=tables.time_parts(times),
         time_sentence=words.time_sentence(times[list(PARTS)].sum().to_dict()),
@@ -152,7 +150,7 @@ def _caveats(
     found.append(words.method_sentence(laws))
     both = [i for kind in ("repetition", "transfer") for i in findview.differences(findings, kind)]
     found.append(words.basis_sentence(both))
-    if len(seeds) < 2:
+    if len(seeds) == 1:
         found.append(
             "Every configuration was trained with one seed, so how much a rerun would differ is "
             "known only from the scatter around the fits."
@@ -165,22 +163,14 @@ def _warnings(laws: dict[str, Any], findings: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _paper(laws: dict[str, Any], budgets: list[float]) -> list[str]:
+def _paper(laws: dict[str, Any], runs: pd.DataFrame) -> list[str]:
     found = []
     for objective in lawview.objectives(laws):
         law = lawview.power_law(
             lawview.methods(laws, objective).get(lawview.preferred(laws, objective) or ""), "N_opt"
         )
         found.append(words.published_sentence(objective, law))
-    if budgets and max(budgets) < 1e18:
-        found.append(
-            f"The paper's smallest budget, 10¹⁸ FLOPs, is {words.flops_text(1e18 / max(budgets))} times "
-            "the largest one here, and its corpus holds 194 billion residues. At the "
-            "budgets here models learn little beyond the frequencies of amino acids and "
-            "their neighbours, losses differ in the second decimal, and learning rates and batch "
-            "sizes weigh as much as size. Agreement or disagreement of exponents over such a "
-            "distance says little about either study."
-        )
+    found.append(words.distance_sentence(data.done(data.isoflop_runs(runs))))
     return [text for text in found if text]
 
 

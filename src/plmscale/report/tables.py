@@ -48,7 +48,12 @@ def run_rows(runs: pd.DataFrame, metrics: list[dict[str, Any]]) -> list[list[Cel
     """Return one row of cells a run, in the order of RUN_COLUMNS."""
     seconds = {item["run_id"]: item.get("wall_seconds") for item in metrics}
     rows = []
-    for row in runs.sort_values(["objective", "flops_6nd", "n_params", "run_id"]).itertuples():
+    # Whole steps make FLOPs of one budget differ a little; sizes should still stand in order.
+    compute = runs["budget"].fillna(runs["flops_6nd"])
+    ordered = runs.assign(compute=compute).sort_values(
+        ["objective", "compute", "n_params", "run_id"]
+    )
+    for row in ordered.itertuples():
         flops = lawview.number(_plain(row.flops_6nd))
         rows.append(
             [
@@ -104,7 +109,8 @@ def corpus_rows(manifest: dict[str, Any]) -> list[list[str]]:
         for part in ("train", "valid"):
             numbers = source.get(part) or {}
             row += [f"{numbers.get(key, 0):,}" for key in ("sequences", "residues")]
-        row.append(", ".join(str(about[k]) for k in ("release", "licence", "citation") if about.get(k)))
+        told = (about.get(key) for key in ("release", "licence", "citation"))
+        row.append(", ".join(str(text) for text in told if text))
         rows.append(row)
     return rows
 

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from plmscale.figures import lawview
 from plmscale.figures.findview import Difference
 from plmscale.figures.lawview import PowerLaw
 from plmscale.figures.style import OBJECTIVE_NAME, flops_text, interval_text, si
+
+PAPER_LEAST = 1e18
+"""Smallest budget of Cheng et al. 2024, in FLOPs."""
 
 SAYS_NOTHING = 1.0
 """An interval of an exponent this wide covers every answer from "no growth" to "all of it"."""
@@ -57,9 +61,11 @@ def exponent_sentence(objective: str, n_law: PowerLaw | None, d_law: PowerLaw | 
         return f"No law could be fitted for {name}: see the warnings for the reason."
     power = f"C^{n_law.exponent:.2f}".replace("-", "−")
     if not resolved(n_law.interval):
+        grows = n_law.interval is not None and n_law.interval[0] > 0
+        verdict = "it shows no more than that the size grows" if grows else "it says nothing"
         return (
             f"How the best {name} size grows with compute is not resolved: the estimate is "
-            f"{power}, but with {spread(n_law.interval)} it says nothing."
+            f"{power}, but with {spread(n_law.interval)} {verdict}."
         )
     text = f"The best {name} size grows as {power} ({spread(n_law.interval)})"
     if d_law is not None:
@@ -150,7 +156,8 @@ def agreement_sentence(objective: str, entries: dict[str, dict[str, Any]]) -> st
         if (law := lawview.power_law(entry, "N_opt")) is not None and law.interval
     ]
     if widths and found[high] - found[low] > max(widths):
-        return text + ": more than any one interval, so the choice of method weighs more than noise."
+        text += ": further apart than any of their intervals is wide, so the choice of method"
+        return text + " matters most."
     return text + "."
 
 
@@ -164,10 +171,11 @@ def objectives_sentence(clm: PowerLaw | None, mlm: PowerLaw | None) -> str:
         return ""
     if clm.sample is None or mlm.sample is None:
         return ""
-    count = min(len(clm.sample), len(mlm.sample))
-    if count < 20:
+    if min(len(clm.sample), len(mlm.sample)) < 20:
         return ""
-    low, high = np.quantile(mlm.sample[:count, 1] - clm.sample[:count, 1], [0.025, 0.975])
+    # The two bootstraps know nothing of each other, so every pair of draws counts.
+    gaps = np.subtract.outer(mlm.sample[:, 1], clm.sample[:, 1])
+    low, high = np.quantile(gaps, [0.025, 0.975])
     gap = f"{signed(mlm.exponent - clm.exponent, 2)}, 95 % {signed(low, 2)} to {signed(high, 2)}"
     if not (resolved(clm.interval) and resolved(mlm.interval)) or low <= 0 <= high:
         return (
@@ -195,6 +203,31 @@ def published_sentence(objective: str, law: PowerLaw | None) -> str:
     return f"{name}: the paper's {paper:.3f} lies {where} our interval ({low:.2f} to {high:.2f})."
 
 
+def distance_sentence(grid: pd.DataFrame) -> str:
+    """Say why a study below the paper's budgets may differ from it; "" from 1e18 FLOPs on."""
+    best = grid.groupby(["objective", "budget"])["loss"].min()
+    if best.empty or (largest := best.index.get_level_values("budget").max()) >= PAPER_LEAST:
+        return ""
+    text = (
+        f"The paper's smallest budget, {flops_text(PAPER_LEAST)} FLOPs, is "
+        f"{flops_text(PAPER_LEAST / largest)} times the largest one here, and its corpus holds "
+        "194 billion residues. "
+    )
+    gained = best.groupby("objective").agg(lambda losses: losses.iloc[0] - losses.iloc[-1])
+    budgets = grid["budget"].nunique()
+    if budgets > 1:
+        name = OBJECTIVE_NAME.get(gained.idxmax(), gained.idxmax())
+        text += (
+            f"Here all the way from the smallest to the largest budget lowers the best loss by no "
+            f"more than {gained.max():.3f} nats per token ({name}). "
+        )
+    return text + (
+        "Models this small learn little more than which residues are frequent and which follow "
+        "each other, and learning rate and batch size weigh as much as size, so agreement or "
+        "disagreement of exponents over such a distance says little about either study."
+    )
+
+
 def repetition_sentence(item: Difference) -> str:
     """Say what reading one corpus more often costs against another, at equal tokens."""
     name = OBJECTIVE_NAME.get(item.objective, item.objective)
@@ -216,10 +249,10 @@ def transfer_sentence(item: Difference) -> str:
     """Say what starting from another objective's weights brings at equal total compute."""
     name = OBJECTIVE_NAME.get(item.objective, item.objective)
     source = OBJECTIVE_NAME.get(item.source, item.source or "other")
-    first = f"spending {item.share * 100:.0f} % of it on" if item.share is not None else "starting with"
+    first = "starting with" if item.share is None else f"spending {item.share * 100:.0f} % of it on"
     return _difference(
         item,
-        subject=f"{name}, equal total compute: {first} {source} first, instead of all from scratch,",
+        subject=f"{name}, equal total compute: {first} {source} first, not all from scratch,",
         same="makes no difference that this comparison could see",
     )
 

@@ -95,7 +95,7 @@ def save(engine: Any, directory: Path, step: int, state: dict[str, Any], rank: i
     _barrier()
     try:
         engine.save_checkpoint(str(directory), tag=temporary, save_latest=False)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise PlmscaleError(f"{directory}: cannot write a checkpoint ({error})") from error
     _barrier()
     if rank != 0:
@@ -118,9 +118,7 @@ def restore(engine: Any, directory: Path) -> dict[str, Any] | None:
     tag = read_json(directory / _LATEST)["tag"]
     state = read_json(directory / tag / "state.json")
     try:
-        loaded, _ = engine.load_checkpoint(
-            str(directory), tag=tag, load_lr_scheduler_states=False
-        )
+        loaded, _ = engine.load_checkpoint(str(directory), tag=tag, load_lr_scheduler_states=False)
     except Exception as error:
         raise PlmscaleError(
             f"{directory / tag}: checkpoint cannot be loaded ({type(error).__name__}: {error}); "

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,9 +63,10 @@ def submit(options: Options) -> int | None:
 
 
 def _hand_over(connection: socket.socket, options: Options) -> int | None:
+    values = asdict(options)
     request = json.dumps(
         {
-            "options": {k: v if not isinstance(v, Path) else str(v) for k, v in asdict(options).items()},
+            "options": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
             "environment": dict(os.environ),
             "directory": os.getcwd(),
             "umask": _umask(),
@@ -197,9 +199,21 @@ class Server:
                         os.killpg(run["child"], signal.SIGKILL)
             if self.runs:
                 quiet_since = now
-            elif now - quiet_since > IDLE_SECONDS or not self.path.exists():
-                self.path.unlink(missing_ok=True)
+            elif not self.path.exists() or (now - quiet_since > IDLE_SECONDS and self._leave()):
                 return
+
+    def _leave(self) -> bool:
+        """Remove the folder, unless a client is at the door (they hold the lock to connect)."""
+        folder = self.path.parent
+        with open(folder / "starting", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if self.selector.select(timeout=0):
+                return False
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
 
     def _accept(self, _: object) -> None:
         connection, _address = self.listener.accept()

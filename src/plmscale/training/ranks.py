@@ -65,11 +65,10 @@ def launch(options: Options) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     # Its report of a failed rank says nothing that the rank has not said.
     _quiet(logging.ERROR)
+    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    import torch
 
     if torch.cuda.is_available():
         method = "spawn"
@@ -108,7 +107,7 @@ def rank_main(options: Options) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _quiet()
-    _keep_freed_memory()
+    keep_freed_memory()
     import torch
 
     from plmscale.files import read_json
@@ -152,7 +151,7 @@ def _quiet(level: int = logging.WARNING) -> None:
     logging.disable(level)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks: returning them to the kernel at each step costs
     20-30 % of a small model's time in page faults. Other C libraries ignore it."""
     try:

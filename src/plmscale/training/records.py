@@ -33,10 +33,11 @@ class Curve:
         for step, split, loss in points:
             self.add(step, split, loss)
 
-    def add(self, step: int, split: str, loss: float) -> None:
-        """Add a point; `loss` in nats a token, NaN allowed."""
-        self.points.append([step, split, loss if math.isfinite(loss) else None])
-        self._events.add_scalar(f"loss/{split}", loss or math.nan, step)
+    def add(self, step: int, split: str, loss: float | None) -> None:
+        """Add a point; `loss` in nats a token, None or not finite for a lost run."""
+        known = loss is not None and math.isfinite(loss)
+        self.points.append([step, split, loss if known else None])
+        self._events.add_scalar(f"loss/{split}", math.nan if loss is None else loss, step)
 
     def watch(self, step: int, values: dict[str, float]) -> None:
         """Add scalars that only TensorBoard shows."""

@@ -31,7 +31,9 @@ def read_manifest(corpus: str | Path, key: str | None = None) -> dict[str, Any]:
 class Proteins:
     """The proteins of one source and split, numbered through all its shards."""
 
-    def __init__(self, corpus: str | Path, source: str, split: str, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, corpus: str | Path, source: str, split: str, manifest: dict[str, Any]
+    ) -> None:
         """Map the shards. Raises PlmscaleError naming a shard that is missing or not as listed.
 
         Up to 1 GB every byte is checked against its SHA-256, beyond that the sizes only.
@@ -52,7 +54,8 @@ class Proteins:
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         lengths = [np.diff(o) for o in self._offsets]
         # int32 is enough for a protein and halves what a billion of them take.
-        self.lengths = np.concatenate(lengths).astype(np.int32) if lengths else np.zeros(0, np.int32)
+        joined = np.concatenate(lengths) if lengths else np.zeros(0)
+        self.lengths = joined.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from plmscale.architecture import Architecture
-from plmscale.errors import PlmscaleError
 from plmscale.files import finite, read_json, sha256_file, write_json
 from plmscale.model import save_model
 from plmscale.provenance import git_state, hardware, versions
-from plmscale.training import checkpoint, engine as engines
+from plmscale.training import checkpoint
+from plmscale.training import engine as engines
 from plmscale.training.data import training_samples, validation_samples
 from plmscale.training.evaluate import Validation, Validator, row_losses
 from plmscale.training.objectives import IGNORED, examples
 from plmscale.training.options import Options
 from plmscale.training.parent import ParentFailed, parent_weights
+from plmscale.training.recipe import check
 from plmscale.training.records import Curve, DivergenceRule, Progress, write_validation
 from plmscale.training.schedule import evaluation_steps, learning_rate
 from plmscale.training.shards import read_manifest
@@ -38,7 +39,7 @@ def train(options: Options, rank: int, world: int) -> None:
     checkpoint when told to stop by SIGTERM.
     """
     recipe = check(read_json(options.recipe))
-    run = _Run(options, recipe, rank, world)
+    run = Run(options, recipe, rank, world)
     try:
         weights = parent_weights(recipe, options.parent_dir)
     except ParentFailed as error:
@@ -46,39 +47,12 @@ def train(options: Options, rank: int, world: int) -> None:
         return
     run.prepare(weights)
     status, detail = run.loop()
-    run.finish(status, detail, run.last_validation)
+    # A lost run's earlier validation is no result of the recipe.
+    run.finish(status, detail, run.last_validation if status == "done" else None)
 
 
-def check(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return `recipe` if it is whole and agrees with itself; PlmscaleError names the field."""
-    if recipe.get("schema") != 1:
-        raise PlmscaleError(f"recipe: schema {recipe.get('schema')!r}; this version trains 1")
-    arch = Architecture.from_dict(recipe["architecture"])
-    if recipe["n_params"] != arch.n_params:
-        raise PlmscaleError(
-            f"recipe.n_params: {recipe['n_params']}, the architecture has {arch.n_params}"
-        )
-    if recipe["steps"] < 1:
-        raise PlmscaleError(
-            f"recipe.steps: {recipe['steps']}; the budget is too small for one step of "
-            f"{recipe['batch_rows']} rows of {recipe['context']} tokens"
-        )
-    tokens = recipe["steps"] * recipe["batch_rows"] * recipe["context"]
-    if recipe["tokens"] != tokens:
-        raise PlmscaleError(
-            f"recipe.tokens: {recipe['tokens']}, but steps * batch_rows * context is {tokens}"
-        )
-    if recipe["objective"] not in ("clm", "mlm"):
-        raise PlmscaleError(f"recipe.objective: {recipe['objective']!r}; allowed: clm, mlm")
-    if recipe["packing"] not in ("within", "across"):
-        raise PlmscaleError(f"recipe.packing: {recipe['packing']!r}; allowed: within, across")
-    if recipe["objective"] == "mlm" and not 0 < (recipe["mask_ratio"] or 0) < 1:
-        raise PlmscaleError(f"recipe.mask_ratio: {recipe['mask_ratio']!r}; between 0 and 1 for mlm")
-    return recipe
-
-
-class _Run:
-    """The state of a run in one process."""
+class Run:
+    """A run in one process: its data, engine, clocks and curve."""
 
     def __init__(self, options: Options, recipe: dict[str, Any], rank: int, world: int) -> None:
         self.options, self.recipe, self.rank, self.world = options, recipe, rank, world
@@ -102,7 +76,7 @@ class _Run:
     def prepare(self, weights: dict[str, Tensor] | None) -> None:
         """Open the data, build the engine, take up a checkpoint if there is one."""
         recipe, options = self.recipe, self.options
-        # Seconds from here on in which a SIGTERM leads to a checkpoint instead of a plain death.
+        # From here on SIGTERM leads to a checkpoint; before, there is nothing to save.
         signal.signal(signal.SIGTERM, self._stop)
         self.samples = training_samples(options.corpus, recipe)
         self.plan = engines.plan_batch(
@@ -116,7 +90,8 @@ class _Run:
         self.step = self.saved_step = state.get("step", 0)
         self.resumed = state.get("resumed", -1) + 1
         self.clocks.update(state.get("clocks", {}))
-        self.sums += torch.tensor(state.get("sums", [0.0, 0.0]), dtype=torch.float64).to(self.device)
+        earlier = torch.tensor(state.get("sums", [0.0, 0.0]), dtype=torch.float64)
+        self.sums += earlier.to(self.device)
         self.rule = DivergenceRule()
         self.rule.first, self.rule.above = state.get("rule", [None, 0])
         if self.rank == 0:
@@ -144,10 +119,10 @@ class _Run:
         while self.step < steps:
             self.step += 1
             step = self.step
-            self._train_step(step)
+            self.train_step(step)
             logged = step == 1 or step % every == 0 or step == steps
             if logged:
-                loss = self._log(step, mark)
+                loss = self.log(step, mark)
                 if self.rank == 0:
                     progress.show(step, loss)
                 if lost := self.rule.judge(step, loss):
@@ -168,12 +143,13 @@ class _Run:
                 self._save()
                 mark = saved = time.monotonic()
             if stop and step < steps:
-                print(f"{recipe['run_id']}: stopped at step {step:,}, checkpoint saved", flush=True)
+                if self.rank == 0:
+                    print(f"{recipe['run_id']}: stopped at step {step:,}, saved", flush=True)
                 sys.exit(128 + signal.SIGTERM)
         self._tick("train_seconds", mark)
         return "done", ""
 
-    def _train_step(self, step: int) -> None:
+    def train_step(self, step: int) -> None:
         """One optimizer step: the mean over the whole batch's predicted tokens, then AdamW."""
         recipe, plan, engine = self.recipe, self.plan, self.engine
         numbers = plan.samples(step, self.batch_rows)
@@ -209,7 +185,7 @@ class _Run:
         self.sums += torch.stack((nats, predicted / self.world))
         self.rate = rate
 
-    def _log(self, step: int, mark: float) -> float:
+    def log(self, step: int, mark: float) -> float:
         """Return the mean training loss since the last point, and record it."""
         sums = self.sums.clone()
         if self.world > 1:
@@ -280,7 +256,8 @@ class _Run:
             return
         recipe, run_dir = self.recipe, self.options.run_dir
         if self.curve is None:
-            self.curve = Curve(run_dir / "tensorboard", self.tokens_per_step, self.arch.n_params, [])
+            events = run_dir / "tensorboard"
+            self.curve = Curve(events, self.tokens_per_step, self.arch.n_params, [])
         self.curve.write(run_dir / "curve.csv")
         write_validation(run_dir / "validation.csv", validation)
         config = {
@@ -293,11 +270,13 @@ class _Run:
             "format": "plmscale",
         }
         digest = save_model(run_dir, weights, config)
-        write_json(run_dir / "metrics.json", finite(self._metrics(status, detail, validation, digest)))
+        values = self._metrics(status, detail, validation, digest)
+        write_json(run_dir / "metrics.json", finite(values))
         if not self.options.keep_checkpoint:
             checkpoint.discard(self.options.checkpoint_dir)
         loss = f"loss {validation.loss:.4f}" if validation is not None else "no loss"
-        print(f"{recipe['run_id']}: {status} at step {self.step:,}, {loss} {detail}".rstrip(), flush=True)
+        line = f"{recipe['run_id']}: {status} at step {self.step:,}, {loss} {detail}"
+        print(line.rstrip(), flush=True)
 
     def _metrics(
         self, status: str, detail: str, validation: Validation | None, weights_sha256: str
