@@ -1,6 +1,4 @@
-"""Scaling laws from a runs table: fits with intervals, advice, findings. No torch here."""
+"""Scaling laws from a runs table: `fit.fit_laws`, `advise.advise`, `findings.findings`.
 
-from plmscale.laws.advise import advise
-from plmscale.laws.fit import METHODS, fit_laws
-
-__all__ = ["METHODS", "advise", "fit_laws"]
+Nothing is imported here, so that a command line that only parses its arguments stays fast.
+"""
