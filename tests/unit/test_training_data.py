@@ -128,7 +128,9 @@ def test_validation_rows_ignore_what_training_changes(corpus):
 
 
 def test_too_many_validation_rows_are_refused(corpus):
-    recipe = make_recipe(validation={"rows": 100_000, "evaluations": 1, "seed": 7})
+    recipe = make_recipe(
+        validation={"rows": 100_000, "evaluations": 1, "curve_rows": 16, "seed": 7}
+    )
     with pytest.raises(PlmscaleError, match=r"validation\.rows: .* ask for at most \d+ rows"):
         validation_samples(corpus, recipe)
 

@@ -76,6 +76,16 @@ def test_a_run_learns_and_writes_what_it_promises(tmp_path, corpus, objective):
     assert left == {"recipe.json", "owner.lock"}
 
 
+def test_the_curve_is_validated_on_fewer_rows(tmp_path, corpus):
+    validation = {"rows": 16, "evaluations": 3, "curve_rows": 6, "seed": 7}
+    run_dir = finish(tmp_path, corpus, make_recipe(validation=validation))
+    with open(run_dir / "validation.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 16
+    first = sum(float(r["nll"]) for r in rows[:6]) / sum(int(r["tokens"]) for r in rows[:6])
+    assert curve(run_dir, "valid")[-1] == pytest.approx(first)
+
+
 def test_a_tiny_set_is_learnt_by_heart(tmp_path):
     """Four proteins shown again and again: the training loss falls far below what is new."""
     corpus = make_corpus(tmp_path / "corpus", proteins=6, shards=1)
@@ -88,7 +98,7 @@ def test_a_tiny_set_is_learnt_by_heart(tmp_path):
             "mix": {"curated": 1.0},
             "valid_mix": {"curated": 1.0},
         },
-        validation={"rows": 1, "evaluations": 1, "seed": 7},
+        validation={"rows": 1, "evaluations": 1, "curve_rows": 16, "seed": 7},
     )
     run_dir = finish(tmp_path, corpus, recipe)
     assert curve(run_dir, "train")[-1] < 0.3 < metrics(run_dir)["loss"]
@@ -177,7 +187,9 @@ def alive(pid):
 
 @pytest.mark.parametrize("warm", ["auto", "never"])
 def test_a_killed_run_ends_with_the_same_numbers(tmp_path, corpus, warm):
-    recipe = make_recipe(steps=400, validation={"rows": 16, "evaluations": 4, "seed": 7})
+    recipe = make_recipe(
+        steps=400, validation={"rows": 16, "evaluations": 4, "curve_rows": 16, "seed": 7}
+    )
     whole = finish(tmp_path / "whole", corpus, recipe)
     run_dir = write_run(tmp_path / "killed", recipe)
     folder = tmp_path / "killed"

@@ -95,7 +95,7 @@ def make_recipe(**changes: Any) -> dict[str, Any]:
         "zero_stage": 1,
         "seed": 1,
         "data_seed": 2024,
-        "validation": {"rows": 16, "evaluations": 2, "seed": 7},
+        "validation": {"rows": 16, "evaluations": 2, "curve_rows": 16, "seed": 7},
         "parent": None,
     }
     if changes.get("objective") == "mlm":

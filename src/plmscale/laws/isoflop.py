@@ -223,19 +223,30 @@ def asymmetry(profiles: Sequence[Profile]) -> tuple[Array, float, int]:
         parts.append(coefficients)
     if dof < 2 or cubes < 1e-12:
         return np.zeros(len(profiles)), squares, dof
-    k3 = cross / cubes
+    left = max(squares - cross**2 / cubes, 0.0)
+    k3, error = cross / cubes, np.sqrt(left / (dof - 1) / cubes)
     shifts = []
     for loss, cube in parts:
-        vertex = -loss[1] / (2 * loss[2])
-        _, k1, k2 = loss - k3 * cube
-        u = vertex
-        for _ in range(8):
-            bend = max(2 * k2 + 6 * k3 * u, 0.5 * loss[2])
-            u = float(
-                np.clip(u - (k1 + 2 * k2 * u + 3 * k3 * u * u) / bend, vertex - 1, vertex + 1)
-            )
-        shifts.append(u - vertex if loss[2] > 0 else 0.0)
-    return np.array(shifts), max(squares - cross**2 / cubes, 0.0), dof - 1
+        low, middle, high = (_cubic_shift(loss, cube, k3 + z * error) for z in (-1, 0, 1))
+        # What the cubic shows, and what it may not show for noise.
+        shifts.append(np.copysign(np.hypot(middle, (high - low) / 2), middle))
+    return np.array(shifts), left, dof - 1
+
+
+def _cubic_shift(loss: Array, cube: Array, k3: float) -> float:
+    """Return the way from a parabola's vertex to the minimum once a cubic k3 u^3 is let in.
+
+    `loss` and `cube` are the parabolas (3,) fitted to the losses and to u^3.
+    """
+    if loss[2] <= 0:
+        return 0.0
+    vertex = -loss[1] / (2 * loss[2])
+    _, k1, k2 = loss - k3 * cube
+    u = vertex
+    for _ in range(8):
+        bend = max(2 * k2 + 6 * k3 * u, 0.5 * loss[2])
+        u = float(np.clip(u - (k1 + 2 * k2 * u + 3 * k3 * u * u) / bend, vertex - 1, vertex + 1))
+    return u - vertex
 
 
 def raw_minima(profile: Profile, losses: Array, rng: np.random.Generator | None = None) -> Minima:

@@ -50,6 +50,10 @@ class Validation:
         residual = self.nll - self.loss * self.tokens
         return float(np.sqrt(rows / (rows - 1) * np.square(residual).sum()) / self.tokens.sum())
 
+    def first(self, rows: int) -> Validation:
+        """The same for the first `rows` rows only."""
+        return Validation(self.sources[:rows], self.tokens[:rows], self.nll[:rows])
+
     def by_source(self) -> dict[str, float]:
         """Nats a predicted token of each source."""
         names = np.array(self.sources)
@@ -71,9 +75,12 @@ class Validator:
         self._recipe, self._device, self._micro = recipe, device, micro
         self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
 
-    def run(self, model: nn.Module, rank: int, world: int) -> Validation:
-        """Validate `model`, the rows shared among the ranks; every rank gets the whole result."""
-        rows = len(self.tokens)
+    def run(self, model: nn.Module, rank: int, world: int, rows: int | None = None) -> Validation:
+        """Validate `model` on the first `rows` rows (all by default), shared among the ranks.
+
+        Every rank gets the whole result.
+        """
+        rows = len(self.tokens) if rows is None else rows
         sums = torch.zeros(rows, dtype=torch.float64, device=self._device)
         model.eval()
         with torch.no_grad():
@@ -85,4 +92,4 @@ class Validator:
         model.train()
         if world > 1:
             torch.distributed.all_reduce(sums)
-        return Validation(self.sources, self.tokens, sums.cpu().numpy())
+        return Validation(self.sources[:rows], self.tokens[:rows], sums.cpu().numpy())

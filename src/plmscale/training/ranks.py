@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from contextlib import nullcontext
 
 from plmscale.errors import PlmscaleError
@@ -135,8 +136,12 @@ def rank_main(options: Options) -> None:
         code = 2
     except SystemExit as error:
         code = int(error.code or 0)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if world > 1 and isinstance(error, RuntimeError) and "by peer" in str(error):
+            # The rank that died first has told why, or was killed; a traceback here misleads.
+            print(f"plmscale: rank {rank} lost another rank", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
@@ -149,6 +154,7 @@ def _quiet(level: int = logging.WARNING) -> None:
     """Silence log messages up to `level`; what a user must know the trainer prints itself."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(level)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def keep_freed_memory() -> None:

@@ -68,6 +68,7 @@ class Run:
         self.engine: Any = None
         self.curve: Curve | None = None
         self.last_validation: Validation | None = None
+        self.curve_rows = min(recipe["validation"]["rows"], recipe["validation"]["curve_rows"])
         self.stopping = False
         # Sums since the last logged point: nats, predicted tokens. float64, so that a resumed
         # run adds up to the same number.
@@ -129,9 +130,13 @@ class Run:
                     return "diverged", lost
             if step in evaluations:
                 mark = self._tick("train_seconds", mark)
-                self.last_validation = self.validator.run(self.engine.module, self.rank, self.world)
+                # All rows only at the end: a curve is cheap, and its points are of the same rows.
+                rows = None if step == steps else self.curve_rows
+                self.last_validation = self.validator.run(
+                    self.engine.module, self.rank, self.world, rows
+                )
                 mark = self._tick("valid_seconds", mark)
-                loss = self.last_validation.loss
+                loss = self.last_validation.first(self.curve_rows).loss
                 if self.curve is not None:
                     self.curve.add(step, "valid", loss)
                 if not math.isfinite(loss):
