@@ -135,6 +135,8 @@ class _Builder:
         context = study.model.context
         rows = step_value(training.batch_rows, n)
         wanted = tokens if tokens is not None else budget / (6 * n)
+        while rows > 1 and wanted < training.min_steps * rows * context:
+            rows = (rows + 1) // 2
         steps = round(wanted / (rows * context))
         if steps < 1:
             least = 6 * n * rows * context

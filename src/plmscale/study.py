@@ -71,6 +71,10 @@ class TrainingConfig(Strict):
         description="Rows a step, by size: the entry with the largest N not above the model's "
         "counts. Independent of the number of devices.",
     )
+    min_steps: int = Field(
+        1, ge=1, description="Rows a step are halved until a run makes at least so many steps: a budget of few "
+        "tokens is better spent on many small steps.",
+    )  # fmt: skip
     lr: dict[float, float] = Field(
         {13.2e6: 1e-3, 25e6: 6e-4, 49e6: 6e-4, 85e6: 5.5e-4, 130e6: 5.5e-4, 200e6: 5e-4, 230e6: 5e-4,
          470e6: 4e-4, 880e6: 3.5e-4, 1.2e9: 3e-4},
