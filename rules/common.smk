@@ -33,9 +33,13 @@ def run_files(name):
     return [f"{OUT}/runs/{run_id}/{name}" for run_id in RUNS]
 
 
-def parent_weights(run_id):
-    """Return the weights and metrics a transfer run starts from; nothing for a run from scratch."""
+def parent_folder(run_id):
+    """Return the folder of the run that a transfer run starts from, "" for one from scratch."""
     parent = ALL_RUNS[run_id].parent
-    if parent is None:
-        return []
-    return ancient(f"{OUT}/runs/{parent}/metrics.json")
+    return f"{OUT}/runs/{parent}" if parent else ""
+
+
+def parent_metrics(run_id):
+    """Return what must exist before a transfer run starts; nothing for one from scratch."""
+    folder = parent_folder(run_id)
+    return ancient(f"{folder}/metrics.json") if folder else []

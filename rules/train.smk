@@ -27,7 +27,7 @@ rule train:
         corpus=ancient(f"{OUT}/corpus/manifest.json"),
         # Missing when the manifest at hand was built by other rules.
         rules=ancient(STAMPS["corpus"]),
-        parent=lambda wildcards: parent_weights(wildcards.run_id),
+        parent=lambda wildcards: parent_metrics(wildcards.run_id),
     output:
         metrics=f"{OUT}/runs/{{run_id}}/metrics.json",
         curve=f"{OUT}/runs/{{run_id}}/curve.csv",
@@ -51,6 +51,7 @@ rule train:
         mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
     params:
         checkpoint=f"{OUT}/checkpoints/{{run_id}}",
+        parent=lambda wildcards: parent_folder(wildcards.run_id),
         # Beside `log:`, which Snakemake deletes at each attempt: here a resumed run's log goes on.
         log=f"{OUT}/checkpoints/{{run_id}}/train.log",
     shell:
@@ -58,7 +59,7 @@ rule train:
         "python -m plmscale.training.launch"
         " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
         " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
-        ' --parent-dir "$(dirname {input.parent:q})"'
+        " --parent-dir {params.parent:q}"
         " --threads {threads} --devices {resources.devices}"
         " --checkpoint-seconds {resources.checkpoint_seconds}"
         " --warm {resources.fork_server}"

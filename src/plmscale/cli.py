@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 
     runs = _study_command(commands, "runs", "the grid of a study, expanded", _runs)
     runs.add_argument("--recipes", action="store_true", help="with --json: whole recipes")
-    _study_command(commands, "plan", "runs, FLOPs, hours and storage, before anything starts", _plan)
+    _study_command(
+        commands, "plan", "runs, FLOPs, hours and storage, before anything starts", _plan
+    )
     _study_command(commands, "status", "done, running, failed, waiting", _status)
     show = commands.add_parser("sizes", help="the architectures of the paper, with exact N")
     show.add_argument("--json", action="store_true")
@@ -86,7 +88,18 @@ def _runs(args: argparse.Namespace) -> None:
     if args.json:
         _print_json([run.recipe if args.recipes else run.row() for run in runs])
         return
-    shown = "run_id experiment objective n_params budget tokens steps lr seed parent".split()
+    shown = [
+        "run_id",
+        "experiment",
+        "objective",
+        "n_params",
+        "budget",
+        "tokens",
+        "steps",
+        "lr",
+        "seed",
+        "parent",
+    ]
     print(table([run.row() for run in runs], shown))
     total = sum(run.recipe["flops_6nd"] for run in runs)
     print(f"\n{study.study}: {len(runs)} runs, {total:.3g} FLOPs (6 N D)")
@@ -111,7 +124,7 @@ def _status(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(rows)
         return
-    print(table(rows, "run_id status step steps loss".split()))
+    print(table(rows, ["run_id", "status", "step", "steps", "loss"]))
     print("\n" + plan.status_line(rows))
 
 
@@ -122,7 +135,7 @@ def _sizes(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(rows)
     else:
-        print(table(rows, "name n_params n_layers d_model n_heads d_ff".split()))
+        print(table(rows, ["name", "n_params", "n_layers", "d_model", "n_heads", "d_ff"]))
 
 
 def _check(args: argparse.Namespace) -> None:

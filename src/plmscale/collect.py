@@ -62,6 +62,6 @@ def collect(run_dirs: Iterable[str | Path], runs_csv: str | Path, curves: str | 
     curves = Path(curves)
     curves.mkdir(parents=True, exist_ok=True)
     for folder in folders:
-        with (folder / "curve.csv").open("rb") as source:
-            with atomic_write(curves / f"{folder.name}.csv", "wb") as target:
-                shutil.copyfileobj(source, target)
+        copy = atomic_write(curves / f"{folder.name}.csv", "wb")
+        with (folder / "curve.csv").open("rb") as source, copy as target:
+            shutil.copyfileobj(source, target)

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from plmscale.architecture import Architecture
@@ -188,8 +189,7 @@ class _Builder:
             "seed": self.seed,
             "data_seed": training.data_seed,
             "validation": study.validation.model_dump(),
-            "parent": parent
-            and {"run_id": parent["run_id"], "fingerprint": parent["fingerprint"]},
+            "parent": parent and {"run_id": parent["run_id"], "fingerprint": parent["fingerprint"]},
         }
         digest = fingerprint({k: v for k, v in recipe.items() if k != "budget"})
         recipe["architecture"]["name"] = size
@@ -240,7 +240,7 @@ def interpolate_lr(table: Mapping[float, float], n: float) -> float:
     points = sorted(table.items())
     if n <= points[0][0]:
         return points[0][1]
-    for (n0, lr0), (n1, lr1) in zip(points, points[1:], strict=False):
+    for (n0, lr0), (n1, lr1) in pairwise(points):
         if n <= n1:
             t = math.log(n / n0) / math.log(n1 / n0)
             return float(f"{math.exp(math.log(lr0) * (1 - t) + math.log(lr1) * t):.4g}")
@@ -279,7 +279,9 @@ def select(runs: list[Run], chosen: Mapping[str, Any]) -> list[Run]:
                 known = sorted(map(str, present))
                 close = difflib.get_close_matches(str(value), known, n=2)
                 hint = f"did you mean {' or '.join(close)}?" if close else ""
-                listed = hint or f"values: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}"
+                listed = (
+                    hint or f"values: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}"
+                )
                 raise PlmscaleError(f"select: no run has {key} {value!r}; {listed}")
         runs = [
             run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,7 @@ def summarise(study: Study, runs: list[Run]) -> dict[str, Any]:
         for experiment in run.experiments:
             groups.setdefault(experiment, []).append(run)
     rate = _measured_rate(study)
-    rows = [
-        _line(name, members, rate, study) for name, members in [*groups.items(), ("all", runs)]
-    ]
+    rows = [_line(name, members, rate, study) for name, members in [*groups.items(), ("all", runs)]]
     return {"study": study.study, "groups": rows, "flops_per_second_measured": rate}
 
 
@@ -116,14 +113,9 @@ def status(study: Study, runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _step_of(checkpoint: Path) -> int | None:
-    """Return the last step named in a run's log, if it tells one."""
-    log = checkpoint / "progress.csv"
-    try:
-        with log.open(newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        return int(rows[-1]["step"])
-    except (OSError, IndexError, KeyError, ValueError):
-        return None
+    """Return the step of a run's newest checkpoint, or None before the first."""
+    steps = [p.name.removeprefix("step-") for p in checkpoint.glob("step-*")]
+    return max((int(s) for s in steps if s.isdigit()), default=None)
 
 
 def status_line(rows: list[dict[str, Any]]) -> str:

@@ -11,9 +11,19 @@ from pathlib import Path
 
 import plmscale
 
-_PACKAGES = (
-    "torch deepspeed numpy scipy pandas pyarrow seaborn matplotlib pydantic snakemake safetensors"
-).split()
+_PACKAGES = [
+    "torch",
+    "deepspeed",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "seaborn",
+    "matplotlib",
+    "pydantic",
+    "snakemake",
+    "safetensors",
+]
 
 
 def _git(*args: str) -> str | None:

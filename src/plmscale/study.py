@@ -45,13 +45,17 @@ class ModelConfig(Strict):
         description="paper: LayerNorm with bias, GeGLU, biased linears (Cheng et al. 2024); "
         "modern: RMSNorm, SwiGLU, no biases.",
     )
-    context: int = Field(1024, ge=16, description="Tokens in a row; several proteins are packed into one.")
+    context: int = Field(
+        1024, ge=16, description="Tokens in a row; several proteins are packed into one."
+    )
     packing: Literal["within", "across"] = Field(
         "within",
         description="within: attention and CLM targets stay inside each protein of a row; "
         "across: a row is one text.",
     )
-    vocab_size: int = Field(128, ge=32, description="Rows of the embedding; 29 are used, the rest pads.")
+    vocab_size: int = Field(
+        128, ge=32, description="Rows of the embedding; 29 are used, the rest pads."
+    )
     tie_embeddings: bool = Field(True, description="Input and output embedding share one matrix.")
     rope_theta: Positive = Field(10000.0, description="Base of the rotary position embedding.")
     init_std: Positive = Field(0.02, description="Standard deviation of initial weights.")
@@ -61,8 +65,12 @@ class ModelConfig(Strict):
 class SizeConfig(Strict):
     n_layers: int = Field(ge=1, description="Transformer blocks.")
     d_model: int = Field(ge=2, description="Width.")
-    n_heads: int | None = Field(None, ge=1, description="Attention heads; default: heads of 64 (at least one).")
-    d_ff: int | None = Field(None, ge=1, description="Width inside the MLP; default: floor(8 d / 3).")
+    n_heads: int | None = Field(
+        None, ge=1, description="Attention heads; default: heads of 64 (at least one)."
+    )
+    d_ff: int | None = Field(
+        None, ge=1, description="Width inside the MLP; default: floor(8 d / 3)."
+    )
 
 
 class TrainingConfig(Strict):
@@ -83,18 +91,32 @@ class TrainingConfig(Strict):
     )  # fmt: skip
     betas: tuple[Share, Share] = Field((0.9, 0.95), description="AdamW's betas.")
     eps: Positive = Field(1e-8, description="AdamW's epsilon.")
-    weight_decay: float = Field(0.1, ge=0, description="On matrices; norms, biases and embeddings have none.")
+    weight_decay: float = Field(
+        0.1, ge=0, description="On matrices; norms, biases and embeddings have none."
+    )
     grad_clip: Positive = Field(1.0, description="Largest global gradient norm.")
-    warmup_fraction: Share = Field(0.025, description="Share of the steps in which the rate rises linearly.")
-    transfer_warmup_fraction: Share = Field(0.05, description="The same for a run that starts from another's weights.")
-    final_fraction: Share = Field(0.1, description="Cosine decay ends at this share of the peak, at the last step.")
-    mask_ratio: Share = Field(0.15, description="MLM: share of residues chosen; 80 % masked, 10 % random, 10 % kept.")
+    warmup_fraction: Share = Field(
+        0.025, description="Share of the steps in which the rate rises linearly."
+    )
+    transfer_warmup_fraction: Share = Field(
+        0.05, description="The same for a run that starts from another's weights."
+    )
+    final_fraction: Share = Field(
+        0.1, description="Cosine decay ends at this share of the peak, at the last step."
+    )
+    mask_ratio: Share = Field(
+        0.15, description="MLM: share of residues chosen; 80 % masked, 10 % random, 10 % kept."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where processor or GPU computes in it, else fp32."
     )
-    zero_stage: Literal[1, 2, 3] = Field(1, description="DeepSpeed's ZeRO stage (stage 0 is wrong in bf16).")
+    zero_stage: Literal[1, 2, 3] = Field(
+        1, description="DeepSpeed's ZeRO stage (stage 0 is wrong in bf16)."
+    )
     seed: int = Field(1, ge=0, description="Initial weights.")
-    data_seed: int = Field(2024, ge=0, description="Order of the data and masks: the same for every size.")
+    data_seed: int = Field(
+        2024, ge=0, description="Order of the data and masks: the same for every size."
+    )
 
     @model_validator(mode="after")
     def _tables_are_usable(self) -> TrainingConfig:
@@ -106,49 +128,84 @@ class TrainingConfig(Strict):
 
 
 class ValidationConfig(Strict):
-    rows: int = Field(3072, ge=1, description="Rows of the fixed validation set; the same, with the same masks, for every run.")
-    evaluations: int = Field(20, ge=1, description="Validations a run, the last one after its last step.")
+    rows: int = Field(
+        3072,
+        ge=1,
+        description="Rows of the fixed validation set; the same, with the same masks, for every run.",
+    )
+    evaluations: int = Field(
+        20, ge=1, description="Validations a run, the last one after its last step."
+    )
     curve_rows: int = Field(256, ge=1, description="Rows used for all validations but the last.")
     seed: int = Field(7, ge=0, description="Which rows, and which positions are masked.")
 
 
 class ExecutionConfig(Strict):
-    threads: int = Field(0, ge=0, description="CPU threads a run; 0: one below 10 M parameters, else two or more by size.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="CPU threads a run; 0: one below 10 M parameters, else two or more by size.",
+    )
     devices: int = Field(1, ge=1, description="Processes (GPUs) a run.")
-    checkpoint_seconds: Positive = Field(60.0, description="Least time between two checkpoints of a run.")
-    keep_checkpoints: bool = Field(False, description="Keep the optimizer's state of finished runs.")
+    checkpoint_seconds: Positive = Field(
+        60.0, description="Least time between two checkpoints of a run."
+    )
+    keep_checkpoints: bool = Field(
+        False, description="Keep the optimizer's state of finished runs."
+    )
     fork_server: Literal["auto", "never"] = Field(
-        "auto", description="auto: CPU runs are forked from one process that has imported torch already."
+        "auto",
+        description="auto: CPU runs are forked from one process that has imported torch already.",
     )
 
 
 class _Experiment(Strict):
-    objectives: list[Objective] = Field(["clm", "mlm"], min_length=1, description="clm, mlm or both.")
+    objectives: list[Objective] = Field(
+        ["clm", "mlm"], min_length=1, description="clm, mlm or both."
+    )
     corpus: Slug = Field("mix", description="One of corpus.mixes.")
-    seeds: list[int] = Field([], description="Seeds to repeat every run with; default: training.seed.")
-    training: dict[str, Any] = Field({}, description="Keys of `training` that differ in this experiment.")
+    seeds: list[int] = Field(
+        [], description="Seeds to repeat every run with; default: training.seed."
+    )
+    training: dict[str, Any] = Field(
+        {}, description="Keys of `training` that differ in this experiment."
+    )
 
 
 class IsoflopExperiment(_Experiment):
     kind: Literal["isoflop"] = Field(description="Every size at every budget.")
     budgets: list[Positive] = Field(min_length=1, description="Training FLOPs (6 N D).")
-    sizes: list[str] = Field(min_length=1, description="Names from `sizes` or of the paper (`plmscale sizes`).")
-    sizes_by_budget: dict[float, list[str]] = Field({}, description="Other sizes for some of the budgets.")
+    sizes: list[str] = Field(
+        min_length=1, description="Names from `sizes` or of the paper (`plmscale sizes`)."
+    )
+    sizes_by_budget: dict[float, list[str]] = Field(
+        {}, description="Other sizes for some of the budgets."
+    )
 
 
 class RepetitionExperiment(_Experiment):
     kind: Literal["repetition"] = Field(description="The same tokens from several corpora.")
-    corpora: list[Slug] = Field(min_length=1, description="Corpora (from corpus.mixes) to train on in turn.")
+    corpora: list[Slug] = Field(
+        min_length=1, description="Corpora (from corpus.mixes) to train on in turn."
+    )
     sizes: list[str] = Field(min_length=1, description="Sizes to train.")
     tokens: Positive = Field(description="Tokens of each run.")
 
 
 class TransferExperiment(_Experiment):
-    kind: Literal["transfer"] = Field(description="Pre-train with one objective, go on with the other; a twin from scratch gets the same total compute.")
-    objectives: list[Objective] = Field(["mlm"], min_length=1, description="Objective trained last.")
+    kind: Literal["transfer"] = Field(
+        description="Pre-train with one objective, go on with the other; a twin from scratch gets the same total compute."
+    )
+    objectives: list[Objective] = Field(
+        ["mlm"], min_length=1, description="Objective trained last."
+    )
     sizes: list[str] = Field(min_length=1, description="Sizes to train.")
-    budgets: list[Positive] = Field(min_length=1, description="Total FLOPs of parent and child together.")
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="Share of the total that the parent gets.")
+    budgets: list[Positive] = Field(
+        min_length=1, description="Total FLOPs of parent and child together."
+    )
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of the total that the parent gets."
+    )
 
 
 Experiment = Annotated[
@@ -157,15 +214,20 @@ Experiment = Annotated[
 
 
 class LawsConfig(Strict):
-    methods: list[Literal["isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "parametric"]] = Field(
+    methods: list[
+        Literal["isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "parametric"]
+    ] = Field(
         ["isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "parametric"],
         min_length=1,
         description="Estimators to run side by side.",
     )
     flops: Literal["flops_6nd", "flops"] = Field(
-        "flops_6nd", description="Compute as 6 N D (the paper) or exact, with attention and output head."
+        "flops_6nd",
+        description="Compute as 6 N D (the paper) or exact, with attention and output head.",
     )
-    bootstrap: int = Field(1000, ge=0, description="Bootstrap replicates behind each 95 % interval.")
+    bootstrap: int = Field(
+        1000, ge=0, description="Bootstrap replicates behind each 95 % interval."
+    )
     seed: int = Field(0, ge=0, description="Seed of the bootstrap.")
 
 
@@ -177,13 +239,23 @@ class Study(Strict):
     results: str = Field("results", description="Folder of all results.")
     corpus: CorpusConfig = Field(description="Sources, cleaning, split, shards and mixes.")
     model: ModelConfig = Field(ModelConfig(), description="What all models of the study share.")
-    sizes: dict[Slug, SizeConfig] = Field({}, description="Shapes of the study's own, beside the paper's.")
+    sizes: dict[Slug, SizeConfig] = Field(
+        {}, description="Shapes of the study's own, beside the paper's."
+    )
     training: TrainingConfig = Field(TrainingConfig(), description="How every model is trained.")
-    validation: ValidationConfig = Field(ValidationConfig(), description="How every model is measured.")
-    grid: dict[Slug, Experiment] = Field(min_length=1, description="Experiments; a run that two of them ask for is trained once.")
+    validation: ValidationConfig = Field(
+        ValidationConfig(), description="How every model is measured."
+    )
+    grid: dict[Slug, Experiment] = Field(
+        min_length=1, description="Experiments; a run that two of them ask for is trained once."
+    )
     laws: LawsConfig = Field(LawsConfig(), description="What is fitted.")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="How it is run; changes nothing in the results.")
-    subsets: dict[Slug, dict[str, Any]] = Field({}, description="Named selections: column: value or list of values.")
+    execution: ExecutionConfig = Field(
+        ExecutionConfig(), description="How it is run; changes nothing in the results."
+    )
+    subsets: dict[Slug, dict[str, Any]] = Field(
+        {}, description="Named selections: column: value or list of values."
+    )
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Study:
@@ -193,12 +265,16 @@ class Study(Strict):
             asked = getattr(experiment, "corpora", None) or [experiment.corpus]
             for mix in asked:
                 if mix not in mixes:
-                    raise ValueError(f"{where}: corpus {mix!r} is not in corpus.mixes; allowed: {', '.join(mixes)}")
+                    raise ValueError(
+                        f"{where}: corpus {mix!r} is not in corpus.mixes; allowed: {', '.join(mixes)}"
+                    )
             sizes = [*experiment.sizes]
             if isinstance(experiment, IsoflopExperiment):
                 sizes += [s for group in experiment.sizes_by_budget.values() for s in group]
                 if odd := set(experiment.sizes_by_budget) - set(experiment.budgets):
-                    raise ValueError(f"{where}.sizes_by_budget: {min(odd):g} is not among the budgets")
+                    raise ValueError(
+                        f"{where}.sizes_by_budget: {min(odd):g} is not among the budgets"
+                    )
             for size in sizes:
                 if size not in self.sizes and size not in PAPER_SIZES:
                     known = [*self.sizes, *PAPER_SIZES]
@@ -241,13 +317,17 @@ def _suggest(name: str, known: list[str]) -> str:
     return f"; allowed: {', '.join(map(str, known))}"
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+def merge(
+    base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Lay `over` on `base`: mappings key by key, all else and REPLACED_WHOLE as a whole."""
     merged = dict(base)
     for key, value in over.items():
         here = (*path, key)
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value, here) if both and here not in REPLACED_WHOLE else value
+        merged[key] = (
+            merge(merged[key], value, here) if both and here not in REPLACED_WHOLE else value
+        )
     return merged
 
 

@@ -9,12 +9,30 @@ import pandas as pd
 from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write
 
-RUNS_COLUMNS = (
-    "run_id study objective architecture n_layers d_model n_params tokens flops_6nd flops budget "
-    "epochs corpus mask_ratio parent seed loss loss_sd source status"
-).split()
-CURVE_COLUMNS = "step tokens flops_6nd split loss".split()
-_TEXT = set("run_id study objective architecture corpus parent source status".split())
+RUNS_COLUMNS = [
+    "run_id",
+    "study",
+    "objective",
+    "architecture",
+    "n_layers",
+    "d_model",
+    "n_params",
+    "tokens",
+    "flops_6nd",
+    "flops",
+    "budget",
+    "epochs",
+    "corpus",
+    "mask_ratio",
+    "parent",
+    "seed",
+    "loss",
+    "loss_sd",
+    "source",
+    "status",
+]
+CURVE_COLUMNS = ["step", "tokens", "flops_6nd", "split", "loss"]
+_TEXT = {"run_id", "study", "objective", "architecture", "corpus", "parent", "source", "status"}
 
 
 def write_runs(runs: pd.DataFrame, path: str | Path) -> None:

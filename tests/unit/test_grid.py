@@ -93,9 +93,19 @@ def test_learning_rate_passes_through_the_paper_s_points():
 
 
 def test_select_filters_and_suggests():
-    runs = grid.expand(study.load(DEFAULT, {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}}}))
-    some = grid.select(runs, grid.parse_select("objective:mlm,budget=1e13,architecture:3M,architecture:6M"))
-    assert [(r.recipe["objective"], r.recipe["architecture"]["name"]) for r in some] == [("mlm", "3M"), ("mlm", "6M")]
+    runs = grid.expand(
+        study.load(
+            DEFAULT,
+            {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}}},
+        )
+    )
+    some = grid.select(
+        runs, grid.parse_select("objective:mlm,budget=1e13,architecture:3M,architecture:6M")
+    )
+    assert [(r.recipe["objective"], r.recipe["architecture"]["name"]) for r in some] == [
+        ("mlm", "3M"),
+        ("mlm", "6M"),
+    ]
     for text, said in (
         ("objectiv:mlm", "did you mean objective"),
         ("objective:mml", "did you mean mlm"),

@@ -28,7 +28,9 @@ def test_config_yaml_and_schema_are_what_the_types_say():
     assert schema.read_text() == configfile.schema_text()
 
 
-@pytest.mark.parametrize("path", sorted((study.PROJECT / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((study.PROJECT / "studies").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_shipped_study_is_valid_and_says_what_it_overlays(path):
     assert "overlays" in study.read_yaml(path)
     assert study.load(path).study == path.stem

@@ -21,7 +21,7 @@ grid:
 subsets: {}
 execution: {checkpoint_seconds: 0.3}
 """
-SAME = "loss loss_se n_valid_tokens tokens steps weights_sha256".split()
+SAME = ["loss", "loss_se", "n_valid_tokens", "tokens", "steps", "weights_sha256"]
 
 
 def results(checkout, study):

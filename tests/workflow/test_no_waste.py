@@ -25,7 +25,11 @@ def test_nothing_to_do_after_a_run(finished):
 
 def test_a_comment_and_another_order_train_nothing(copy):
     study = copy.folder / "studies/smoke.yaml"
-    edit(study, ("sizes: [2k, 3k, 7k]", "sizes: [7k, 2k, 3k]"), ("1.0e+9, 2.0e+9", "2.0e+9, 1000000000"))
+    edit(
+        study,
+        ("sizes: [2k, 3k, 7k]", "sizes: [7k, 2k, 3k]"),
+        ("1.0e+9, 2.0e+9", "2.0e+9, 1000000000"),
+    )
     (copy.folder / "config.yaml").open("a").write("# a comment\n")
     assert copy.trained() == set()
     data = yaml.safe_load(study.read_text())
@@ -37,7 +41,10 @@ def test_a_comment_and_another_order_train_nothing(copy):
 def test_touched_and_edited_code_trains_nothing(copy):
     for path in [*copy.folder.rglob("*.py"), *copy.folder.rglob("*.smk")]:
         os.utime(path)
-    edit(copy.folder / "src/plmscale/training/trainer.py", ("from __future__", "# edited\nfrom __future__"))
+    edit(
+        copy.folder / "src/plmscale/training/trainer.py",
+        ("from __future__", "# edited\nfrom __future__"),
+    )
     edit(copy.folder / "rules/train.smk", ("mkdir -p", "mkdir   -p"))
     assert copy.trained() == set()
     assert "split" not in copy.jobs() and "letters" not in copy.jobs()
@@ -56,7 +63,9 @@ def test_a_fresh_clone_with_results_copied_in_trains_nothing(finished, tmp_path)
     from conftest import Checkout
 
     fresh = Checkout(tmp_path / "clone")
-    shutil.copytree(finished.folder / "results", fresh.folder / "results", copy_function=shutil.copyfile)
+    shutil.copytree(
+        finished.folder / "results", fresh.folder / "results", copy_function=shutil.copyfile
+    )
     now = time.time()
     for age, path in enumerate(sorted((fresh.folder / "results").rglob("*"), reverse=True)):
         os.utime(path, (now - age, now - age))
@@ -71,7 +80,10 @@ def test_a_new_budget_trains_only_its_own_runs(copy):
 
 
 def test_a_changed_recipe_trains_its_runs_anew_and_keeps_the_old(copy):
-    edit(copy.folder / "studies/smoke.yaml", ("kind: repetition,", "kind: repetition, training: {weight_decay: 0.3},"))
+    edit(
+        copy.folder / "studies/smoke.yaml",
+        ("kind: repetition,", "kind: repetition, training: {weight_decay: 0.3},"),
+    )
     new = copy.trained()
     assert len(new) == 2 and all("tok-" in run_id for run_id in new)
 
@@ -80,7 +92,10 @@ def test_a_selection_a_subset_or_one_file_trains_just_that(tmp_path):
     from conftest import Checkout
 
     empty = Checkout(tmp_path / "clone")
-    assert {r.split("-")[0] for r in empty.trained("--config", "select=objective:clm,experiment:isoflop")} == {"clm"}
+    assert {
+        r.split("-")[0]
+        for r in empty.trained("--config", "select=objective:clm,experiment:isoflop")
+    } == {"clm"}
     assert len(empty.trained("--config", "select=objective:clm,experiment:isoflop")) == 6
     transfer = empty.trained("--config", "subset=transfer")
     assert len(transfer) == 3 and any("after-clm" in run_id for run_id in transfer)

@@ -24,7 +24,9 @@ def test_runs_table_is_the_contract(finished):
     assert (runs["flops"] > runs["flops_6nd"]).all()
     assert (runs["flops_6nd"] == 6 * runs["n_params"] * runs["tokens"]).all()
     pd.testing.assert_frame_equal(
-        pd.read_parquet(folder(finished) / "runs.parquet").astype({"loss": float})[["loss", "tokens"]],
+        pd.read_parquet(folder(finished) / "runs.parquet").astype({"loss": float})[
+            ["loss", "tokens"]
+        ],
         runs[["loss", "tokens"]],
     )
 
@@ -39,7 +41,11 @@ def test_every_run_writes_what_it_promises(finished):
         curve = pd.read_csv(run / "curve.csv")
         assert list(curve.columns) == CURVE_COLUMNS
         last = curve[curve["split"] == "valid"].iloc[-1]
-        assert last["tokens"] == metrics["tokens"] and last["loss"] == metrics["loss"]
+        assert last["tokens"] == metrics["tokens"]
+        rows = pd.read_csv(run / "validation.csv")
+        assert metrics["loss"] == pytest.approx(rows["nll"].sum() / rows["tokens"].sum())
+        some = rows.head(json.loads((run / "recipe.json").read_text())["validation"]["curve_rows"])
+        assert last["loss"] == pytest.approx(some["nll"].sum() / some["tokens"].sum())
         assert list((run / "tensorboard").iterdir())
         assert (run / "model.safetensors").stat().st_size > 4 * metrics["n_params"]
 
@@ -60,7 +66,14 @@ def test_laws_and_report(finished):
 
 def test_figures_are_there_as_svg_and_png(finished):
     figures = folder(finished) / "figures"
-    for name in ("isoflop", "frontiers", "learning_curves", "repetition", "transfer", "corpus_lengths"):
+    for name in (
+        "isoflop",
+        "frontiers",
+        "learning_curves",
+        "repetition",
+        "transfer",
+        "corpus_lengths",
+    ):
         assert (figures / f"{name}.svg").stat().st_size > 2000
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -68,7 +81,9 @@ def test_figures_are_there_as_svg_and_png(finished):
 def test_transfer_child_starts_from_its_parent(finished):
     for path in (folder(finished) / "runs").glob("mlm-after-clm-*/recipe.json"):
         recipe = json.loads(path.read_text())
-        parent = json.loads((path.parents[1] / recipe["parent"]["run_id"] / "recipe.json").read_text())
+        parent = json.loads(
+            (path.parents[1] / recipe["parent"]["run_id"] / "recipe.json").read_text()
+        )
         assert parent["fingerprint"] == recipe["parent"]["fingerprint"]
 
 
