@@ -18,7 +18,15 @@ from plmscale.errors import PlmscaleError
 PROJECT = Path(__file__).resolve().parents[2]
 # Sections that an overlay replaces as a whole: merging two grids or two lists of sources entry
 # by entry would leave runs in a study that its file does not show.
-REPLACED_WHOLE = (("grid",), ("sizes",), ("subsets",), ("corpus", "sources"), ("corpus", "mixes"))
+REPLACED_WHOLE = (
+    ("grid",),
+    ("sizes",),
+    ("subsets",),
+    ("corpus", "sources"),
+    ("corpus", "mixes"),
+    ("training", "batch_rows"),
+    ("training", "lr"),
+)
 Objective = Literal["clm", "mlm"]
 
 
@@ -80,7 +88,7 @@ class TrainingConfig(Strict):
         "counts. Independent of the number of devices.",
     )
     min_steps: int = Field(
-        1, ge=1, description="Rows a step are halved until a run makes at least so many steps: a budget of few "
+        0, ge=0, description="Rows a step are halved until a run makes at least so many steps: a budget of few "
         "tokens is better spent on many small steps.",
     )  # fmt: skip
     lr: dict[float, float] = Field(

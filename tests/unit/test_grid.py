@@ -14,7 +14,7 @@ ISOFLOP = {"kind": "isoflop", "budgets": [1e12, 1e13], "sizes": ["3M", "6M"]}
 
 def runs_of(*, reverse=False, **changes):
     experiments = changes.pop("grid", {"isoflop": ISOFLOP})
-    base = {"grid": experiments, "subsets": {}, "training": {"batch_rows": {0: 4}}}
+    base = {"grid": experiments, "subsets": {}, "training": {"batch_rows": {0: 4}, "min_steps": 0}}
     runs = grid.expand(study.load(DEFAULT, {**base, **changes}))
     return {run.run_id: run.recipe for run in runs}
 
@@ -75,13 +75,22 @@ def test_transfer_twins_have_equal_compute_and_share_the_isoflop_run():
     assert child["schedule"]["warmup_fraction"] == 0.05
     assert list(runs).index(parent["run_id"]) < list(runs).index(child["run_id"])
     # A parent with another recipe makes another child.
-    other = runs_of(grid={"transfer": transfer}, training={"batch_rows": {0: 4}, "seed": 9})
+    other = runs_of(grid={"transfer": transfer}, training={"batch_rows": {0: 4}, "min_steps": 0, "seed": 9})
     assert child["run_id"] not in other
 
 
 def test_a_budget_too_small_for_one_step_says_what_would_do():
     with pytest.raises(PlmscaleError, match=r"cannot make one step of 4 x \d+ tokens.*at least"):
         runs_of(grid={"isoflop": {**ISOFLOP, "budgets": [1e6]}})
+
+
+def test_few_tokens_are_spent_on_small_steps():
+    few = {"isoflop": {**ISOFLOP, "budgets": [3e11], "sizes": ["3M"]}}
+    runs = runs_of(grid=few, training={"batch_rows": {0: 64}, "min_steps": 20})
+    recipe = next(iter(runs.values()))
+    tokens = 3e11 / (6 * recipe["n_params"])
+    assert recipe["steps"] >= 20 and recipe["batch_rows"] < 64
+    assert 2 * recipe["batch_rows"] * recipe["context"] * 20 > tokens
 
 
 def test_learning_rate_passes_through_the_paper_s_points():
@@ -96,7 +105,7 @@ def test_select_filters_and_suggests():
     runs = grid.expand(
         study.load(
             DEFAULT,
-            {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}}},
+            {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}, "min_steps": 0}},
         )
     )
     some = grid.select(
