@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from plmscale.study import Study
+from plmscale.settings import Study
 
 _WIDTH = 100
 _HEAD = """\
 # plmscale: the default study, a demo that trains on this machine's processor in minutes.
 # Another study is a file under studies/ that says what it `overlays` and states what it changes;
 # `plmscale runs STUDY.yaml` prints the grid that results.
-# Comments here come from src/plmscale/study.py: change values freely, then `make config` rewrites
+# Comments here come from src/plmscale/settings.py: change values freely, then `make config` rewrites
 # the comments and rules/schemas/study.schema.json.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from plmscale.architecture import Architecture
-from plmscale.errors import PlmscaleError
+from plmscale.errors import PlmscaleError, suggest
 from plmscale.files import fingerprint
-from plmscale.study import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
+from plmscale.settings import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
 
 # Raise when the training code changes what a recipe yields: every run then is a new run.
 RECIPE_SCHEMA = 1
@@ -269,20 +268,13 @@ def select(runs: list[Run], chosen: Mapping[str, Any]) -> list[Run]:
     for key, values in chosen.items():
         columns = list(runs[0].row())
         if key not in columns:
-            close = difflib.get_close_matches(key, columns, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"columns: {', '.join(columns)}"
-            raise PlmscaleError(f"select: runs have no column {key!r}; {hint}")
+            raise PlmscaleError(f"select: runs have no column {key!r}{suggest(key, columns)}")
         values = values if isinstance(values, list) else [values]
         present = {v for run in runs for v in _values(run.row()[key], key)}
         for value in values:
             if not any(_same(value, other) for other in present):
-                known = sorted(map(str, present))
-                close = difflib.get_close_matches(str(value), known, n=2)
-                hint = f"did you mean {' or '.join(close)}?" if close else ""
-                listed = (
-                    hint or f"values: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}"
-                )
-                raise PlmscaleError(f"select: no run has {key} {value!r}; {listed}")
+                hint = suggest(value, sorted(map(str, present)))
+                raise PlmscaleError(f"select: no run has {key} {value!r}{hint}")
         runs = [
             run
             for run in runs

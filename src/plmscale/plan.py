@@ -10,7 +10,7 @@ from plmscale import resources
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
 from plmscale.grid import Run, si
-from plmscale.study import Study
+from plmscale.settings import Study
 from plmscale.textable import table
 
 # Stored bytes a parameter: fp32 weights, and a checkpoint with fp32 master and two moments in bf16 runs.

@@ -13,7 +13,8 @@ from typing import Any
 from plmscale.errors import PlmscaleError
 from plmscale.files import canonical_json, fingerprint
 from plmscale.grid import parse_select
-from plmscale.study import Study, merge, read_yaml, resolve, validate
+from plmscale.settings import Study
+from plmscale.study import merge, read_yaml, resolve, validate
 
 _CHOICE = ("select", "subset")
 

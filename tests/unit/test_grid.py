@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from plmscale import grid, study
+from plmscale import grid, settings, study
 from plmscale.architecture import PAPER_SIZES, Architecture
 from plmscale.errors import PlmscaleError
 
@@ -75,7 +75,9 @@ def test_transfer_twins_have_equal_compute_and_share_the_isoflop_run():
     assert child["schedule"]["warmup_fraction"] == 0.05
     assert list(runs).index(parent["run_id"]) < list(runs).index(child["run_id"])
     # A parent with another recipe makes another child.
-    other = runs_of(grid={"transfer": transfer}, training={"batch_rows": {0: 4}, "min_steps": 0, "seed": 9})
+    other = runs_of(
+        grid={"transfer": transfer}, training={"batch_rows": {0: 4}, "min_steps": 0, "seed": 9}
+    )
     assert child["run_id"] not in other
 
 
@@ -94,7 +96,7 @@ def test_few_tokens_are_spent_on_small_steps():
 
 
 def test_learning_rate_passes_through_the_paper_s_points():
-    table = study.TrainingConfig().lr
+    table = settings.TrainingConfig().lr
     for label, lr in (("25M", 6e-4), ("85M", 5.5e-4), ("470M", 4e-4), ("10B", 3e-4), ("3M", 1e-3)):
         n = PAPER_SIZES[label].n_params
         assert grid.interpolate_lr(table, n) == pytest.approx(lr, rel=0.01)
@@ -105,7 +107,11 @@ def test_select_filters_and_suggests():
     runs = grid.expand(
         study.load(
             DEFAULT,
-            {"grid": {"isoflop": ISOFLOP}, "subsets": {}, "training": {"batch_rows": {0: 4}, "min_steps": 0}},
+            {
+                "grid": {"isoflop": ISOFLOP},
+                "subsets": {},
+                "training": {"batch_rows": {0: 4}, "min_steps": 0},
+            },
         )
     )
     some = grid.select(
