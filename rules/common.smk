@@ -33,13 +33,13 @@ def run_files(name):
     return [f"{OUT}/runs/{run_id}/{name}" for run_id in RUNS]
 
 
-def parent_folder(run_id):
-    """Return the folder of the run that a transfer run starts from, "" for one from scratch."""
+def parent_option(run_id):
+    """Return the option that names the run a transfer run starts from; none from scratch."""
     parent = ALL_RUNS[run_id].parent
-    return f"{OUT}/runs/{parent}" if parent else ""
+    return ["--parent-dir", f"{OUT}/runs/{parent}"] if parent else []
 
 
 def parent_metrics(run_id):
     """Return what must exist before a transfer run starts; nothing for one from scratch."""
-    folder = parent_folder(run_id)
-    return ancient(f"{folder}/metrics.json") if folder else []
+    option = parent_option(run_id)
+    return ancient(f"{option[1]}/metrics.json") if option else []

@@ -48,10 +48,11 @@ rule train:
         devices=STUDY.execution.devices,
         checkpoint_seconds=STUDY.execution.checkpoint_seconds,
         fork_server=STUDY.execution.fork_server,
+        keep="--keep-checkpoint" if STUDY.execution.keep_checkpoints else "",
         mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
     params:
         checkpoint=f"{OUT}/checkpoints/{{run_id}}",
-        parent=lambda wildcards: parent_folder(wildcards.run_id),
+        parent=lambda wildcards: parent_option(wildcards.run_id),
         # Beside `log:`, which Snakemake deletes at each attempt: here a resumed run's log goes on.
         log=f"{OUT}/checkpoints/{{run_id}}/train.log",
     shell:
@@ -59,7 +60,7 @@ rule train:
         "python -m plmscale.training.launch"
         " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
         " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
-        " --parent-dir {params.parent:q}"
+        " {params.parent:q} {resources.keep}"
         " --threads {threads} --devices {resources.devices}"
         " --checkpoint-seconds {resources.checkpoint_seconds}"
         " --warm {resources.fork_server}"

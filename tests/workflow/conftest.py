@@ -1,6 +1,7 @@
 """A copy of the project to run for real, and the finished smoke study in it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ["Snakefile", "config.yaml", "rules", "scripts", "src", "studies", "profiles", "resources"]
+PARTS = [
+    "Snakefile",
+    "config.yaml",
+    "rules",
+    "scripts",
+    "src",
+    "studies",
+    "profiles",
+    "resources",
+    "environment.yml",
+]
 
 
 class Checkout:
@@ -35,9 +46,10 @@ class Checkout:
 
     def command(self, *arguments, study="smoke", cores=2):
         """Return a snakemake command line for a study file under studies/."""
+        # Last, because --configfile takes every word that follows it.
         files = ["--configfile", f"studies/{study}.yaml"] if study else []
-        cores = ["--cores", str(cores)]
-        return [sys.executable, "-m", "snakemake", *cores, *files, *map(str, arguments)]
+        words = ["--cores", str(cores), *map(str, arguments), *files]
+        return [sys.executable, "-m", "snakemake", *words]
 
     def snakemake(self, *arguments, study="smoke", check=True, timeout=600):
         done = subprocess.run(
@@ -66,12 +78,7 @@ class Checkout:
     def trained(self, *arguments, study="smoke"):
         """Return the run ids a dry run would train."""
         text = self.snakemake("-n", *arguments, study=study).text
-        return {
-            line.split("/runs/")[1].split("/")[0]
-            for block in text.split("rule train:")[1:]
-            for line in block.split("\n\n")[0].splitlines()
-            if line.strip().startswith("output:")
-        }
+        return set(re.findall(r"rule train:\n(?:.*\n)*?\s+output: \S*/runs/([^/]+)/", text))
 
     def write_study(self, name, text):
         (self.folder / f"studies/{name}.yaml").write_text(text)
