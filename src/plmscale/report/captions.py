@@ -33,8 +33,8 @@ CAPTIONS = {
     "learning_curves": (
         "Learning curves",
         "Validation loss against compute for every run of the grid, coloured by model size. "
-        "The dotted envelope is the least loss that any run had reached by a compute. Points "
-        "before the last use a part of the validation rows.",
+        "The dotted envelope is the least loss that any run had reached by a compute. All points "
+        "are of the same part of the validation rows; the table of runs has all rows.",
     ),
     "repetition": (
         "Repeating one source against the mix",

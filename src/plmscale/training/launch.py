@@ -48,8 +48,13 @@ def run(options: Options) -> int:
 
 
 def warm_allowed() -> bool:
-    """A fork cannot take over a GPU, and under Slurm a server would outlive its job step."""
-    return "SLURM_JOB_ID" not in os.environ and shutil.which("nvidia-smi") is None
+    """A fork cannot take over a GPU, and under Slurm a server would outlive its job step.
+
+    Other systems than Linux lack what ties a child's life to its client's.
+    """
+    if sys.platform != "linux" or "SLURM_JOB_ID" in os.environ:
+        return False
+    return shutil.which("nvidia-smi") is None
 
 
 if __name__ == "__main__":
