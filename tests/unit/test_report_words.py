@@ -85,6 +85,13 @@ def test_an_optimum_at_an_edge_is_said_to_be_one():
     assert "not bracketed" in edges
 
 
+def test_an_interval_below_one_parameter_has_no_lower_end():
+    point = {"budget": 6e10, "N_opt": 2900.0, "D_opt": 3.4e6, "loss": 2.87, "used": True}
+    point |= {"at_edge": False, "N_opt_ci95": [3.4e-10, 13_000.0]}
+    text = words.optimum_sentence("clm", {"points": [point]})
+    assert "(95 % of the size: at most 13k)" in text
+
+
 def test_optima_that_the_law_left_out_are_no_answer():
     outside = {"budget": 1e12, "N_opt": 9e9, "D_opt": 1.0, "at_edge": True, "used": False}
     inside = {"budget": 1e11, "N_opt": 2e4, "D_opt": 8e5, "at_edge": False, "used": True}

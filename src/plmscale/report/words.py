@@ -99,7 +99,11 @@ def optimum_sentence(objective: str, entry: dict[str, Any] | None) -> str:
     )
     pair = lawview.point_interval(best.to_dict(), "N_opt")
     if pair and all(map(math.isfinite, pair)):
-        text += f" (95 % of the size: {si(pair[0], 2)} to {si(pair[1], 2)})"
+        # A model has at least one parameter: an interval that reaches below has no lower end.
+        size = (
+            f"at most {si(pair[1], 2)}" if pair[0] < 1 else f"{si(pair[0], 2)} to {si(pair[1], 2)}"
+        )
+        text += f" (95 % of the size: {size})"
     if bool(best["at_edge"]):
         text += ", but that is the edge of the sizes tried: the true optimum may lie beyond"
     return text + "."
