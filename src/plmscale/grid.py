@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError, suggest
 from plmscale.files import fingerprint
 from plmscale.settings import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
@@ -312,8 +311,3 @@ def chosen_runs(study: Study, subset: str = "", selection: str = "") -> list[Run
             raise PlmscaleError(f"subset: {subset!r} is unknown; subsets: {known}")
         runs = select(runs, study.subsets[subset])
     return select(runs, parse_select(selection))
-
-
-def shape_of(recipe: Mapping[str, Any]) -> Architecture:
-    """Return a recipe's architecture."""
-    return Architecture.from_dict(dict(recipe["architecture"]))
