@@ -63,24 +63,57 @@ def seed_noise(runs: pd.DataFrame) -> Noise | None:
     return Noise(float(np.sqrt(squares / dof)), float(dof), "replicate seeds")
 
 
-def choose_noise(seeds: Noise | None, squares: float, dof: int, loss_sd: Array) -> Noise:
+def choose_noise(
+    seeds: Noise | None, squares: float, dof: float, loss_sd: Array, given: float | None = None
+) -> Noise:
     """Pick the noise of a fit from replicate seeds, the fit's residuals, or `loss_sd`.
 
-    `squares` is the residual sum of squares with `dof` degrees of freedom. With both seeds and
-    residuals the larger one counts: residuals also hold what the curve cannot follow, which seeds
-    do not see. `loss_sd` (evaluation only, not training) is the last resort.
+    `squares` is the residual sum of squares with `dof` degrees of freedom; `given` a noise that
+    the user knows. The largest of seeds, residuals and `given` counts: residuals also hold what
+    the curve cannot follow, which seeds do not see, and with few points may be small by chance.
+    `loss_sd` is the last resort and no floor: it leaves out training, and where all runs are
+    evaluated on the same sequences most of it is common to them and moves no minimum.
     """
-    residual = Noise(float(np.sqrt(squares / dof)), float(dof), "residuals") if dof > 0 else None
-    if seeds is not None and residual is not None:
-        return seeds if seeds.sd >= residual.sd else residual
+    parts = noise_parts(seeds, squares, dof, loss_sd, given)
+    usual = [part for name, part in parts.items() if name != "jitter"]
+    if usual:
+        return max(usual, key=lambda part: part.sd)
+    return parts.get("jitter", Noise(float("nan"), float("nan"), "unknown"))
+
+
+def noise_parts(
+    seeds: Noise | None, squares: float, dof: float, loss_sd: Array, given: float | None = None
+) -> dict[str, Noise]:
+    """Return what the table tells of the noise by origin: seed, residual, jitter, given.
+
+    Arguments as in `choose_noise`. Residuals and seeds both contain the evaluation jitter.
+    """
+    parts: dict[str, Noise] = {}
     if seeds is not None:
-        return seeds
-    if residual is not None:
-        return residual
+        parts["seed"] = seeds
+    if dof > 0:
+        parts["residual"] = Noise(float(np.sqrt(squares / dof)), float(dof), "residuals")
+    if given is not None:
+        parts["given"] = Noise(float(given), float("inf"), "given by the user")
     known = loss_sd[np.isfinite(loss_sd) & (loss_sd > 0)]
     if len(known):
-        return Noise(float(np.sqrt(np.mean(known**2))), float("inf"), "loss_sd")
-    return Noise(float("nan"), float("nan"), "unknown")
+        sd = float(np.sqrt(np.mean(known**2)))
+        parts["jitter"] = Noise(sd, float("inf"), "loss_sd")
+    return parts
+
+
+def noise_entry(
+    noise: Noise, parts: Mapping[str, Noise], minimum: str, **extra: Any
+) -> dict[str, Any]:
+    """Describe for laws.json the noise that counts, its parts, and how the minimum enters."""
+    known = {
+        name: {"sd": part.sd, "dof": part.dof if np.isfinite(part.dof) else None,
+               "source": part.source}
+        for name, part in parts.items()
+    }  # fmt: skip
+    known["minimum"] = {"source": minimum}
+    return {"sd": noise.sd, "source": noise.source, "unit": "nats a token", "components": known,
+            **extra}  # fmt: skip
 
 
 def interval(values: Array, level: float = LEVEL) -> list[float | None]:

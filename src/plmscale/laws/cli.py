@@ -8,22 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from plmscale.errors import PlmscaleError
-from plmscale.textable import cell, table
 
 
 def add_subcommands(subparsers: Any) -> None:
     """Add the commands of the laws to `plmscale`; each sets `run`, a function of the arguments."""
-    fit = subparsers.add_parser("fit", help="laws with intervals from a runs table")
-    fit.add_argument("runs", type=Path, metavar="RUNS.csv")
+    _add_fit(subparsers)
+    _add_findings(subparsers)
+    _add_advise(subparsers)
+
+
+def _add_fit(subparsers: Any) -> None:
+    fit = subparsers.add_parser(
+        "fit",
+        help="laws with intervals from a runs table",
+        description="Fit scaling laws to a table with a header line and the columns objective "
+        "(clm or mlm), n_params (without embeddings), tokens and loss (nats a token); flops, "
+        "budget, seed, loss_sd and others of a runs table are used where they are there. "
+        "docs/laws.md explains every method.",
+    )
+    fit.add_argument("runs", type=Path, metavar="RUNS.csv", help="or .tsv, or .parquet")
     fit.add_argument("--out", type=Path, required=True, metavar="laws.json")
+    fit.add_argument("--rename", nargs="+", action="extend", default=[], metavar="NAME=YOURS",
+                     help="columns under other names, such as n_params=N loss=val_loss")  # fmt: skip
+    fit.add_argument("--objective", choices=("clm", "mlm"), help="of rows that name none")
+    fit.add_argument("--loss-unit", choices=("nats", "bits", "perplexity"), default="nats",
+                     help="of loss and loss_sd, a token (nats)")  # fmt: skip
+    fit.add_argument("--curves", type=Path, metavar="DIR",
+                     help="folder of learning curves, <run_id>.csv, for the method envelope and "
+                     "the sections on transfer and repetition")  # fmt: skip
     fit.add_argument("--flops-column", choices=("flops_6nd", "flops"), default="flops_6nd",
                      help="compute that counts: 6 N D, or the table's exact count")  # fmt: skip
+    fit.add_argument("--noise-sd", type=float, metavar="NATS",
+                     help="how far the loss of a rerun would differ, if you know it")  # fmt: skip
     fit.add_argument("--methods", nargs="+", metavar="METHOD", help="all by default")
     fit.add_argument("--boot", type=int, default=1000, metavar="N", help="bootstrap replicates")
     fit.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    fit.add_argument("--allow-empty", action="store_true",
+                     help="write laws.json even where no law can be fitted")  # fmt: skip
     fit.add_argument("--json", action="store_true", help="print laws.json")
     fit.set_defaults(run=run_fit)
 
+
+def _add_findings(subparsers: Any) -> None:
     findings = subparsers.add_parser("findings", help="repetition and transfer, in words")
     findings.add_argument("runs", type=Path, metavar="RUNS.csv")
     findings.add_argument("--out", type=Path, required=True, metavar="findings.json")
@@ -33,13 +59,21 @@ def add_subcommands(subparsers: Any) -> None:
     findings.add_argument("--json", action="store_true", help="print findings.json")
     findings.set_defaults(run=run_findings)
 
-    ask = subparsers.add_parser("advise", help="N, D and loss for a compute budget")
+
+def _add_advise(subparsers: Any) -> None:
+    ask = subparsers.add_parser(
+        "advise",
+        help="N, D and loss for a compute budget",
+        description="The best size, tokens and loss for a compute budget, from any laws.json; the "
+        "budget as --flops, or as --gpu NAME --gpus N --hours H.",
+    )
     ask.add_argument("--laws", type=Path, required=True, metavar="laws.json")
-    ask.add_argument("--objective", choices=("clm", "mlm"), required=True)
-    ask.add_argument("--flops", type=float, help="training FLOPs; or give --gpu and --hours")
-    ask.add_argument("--gpu", metavar="NAME", help="a GPU of resources/hardware.tsv")
-    ask.add_argument("--gpus", type=int, default=1, metavar="N")
-    ask.add_argument("--hours", type=float, metavar="H")
+    ask.add_argument("--objective", required=True,
+                     choices=("clm", "mlm", "clm-then-mlm", "mlm-then-clm"))  # fmt: skip
+    ask.add_argument("--flops", type=float, help="training FLOPs; with --gpu: how long they take")
+    ask.add_argument("--gpu", metavar="NAME", help="such as H100, A100, MI300X")
+    ask.add_argument("--gpus", type=int, default=1, metavar="N", help="how many (1)")
+    ask.add_argument("--hours", type=float, metavar="H", help="of all of them together")
     ask.add_argument("--mfu", type=float, help="share of the peak that training reaches (0.4)")
     ask.add_argument("--method", help="a method of laws.json; a sound one by default")
     ask.add_argument("--json", action="store_true", help="for machines")
@@ -49,16 +83,51 @@ def add_subcommands(subparsers: Any) -> None:
 def run_fit(args: argparse.Namespace) -> None:
     """Fit, write laws.json, print a summary."""
     from plmscale.files import sha256_file, write_json
+    from plmscale.laws.estimators import holds_law
     from plmscale.laws.fit import fit_laws
-    from plmscale.tables import read_runs
+    from plmscale.laws.fittext import fit_text
+    from plmscale.laws.sections import add_sections
+    from plmscale.laws.table.curvefiles import read_curves
+    from plmscale.laws.table.usertable import read_user_table
 
-    runs = read_runs(args.runs)
+    read = read_user_table(
+        args.runs, rename=_pairs(args.rename), objective=args.objective, loss_unit=args.loss_unit
+    )
+    curves = None
+    if args.curves:
+        curves = read_curves(args.curves, read.runs["run_id"], args.loss_unit)
+        if not curves and not args.allow_empty:
+            example = f"{read.runs['run_id'].iloc[0]}.csv"
+            raise PlmscaleError(f"{args.curves}: no curve of any run; expected {example}")
+    elif "envelope" in (args.methods or ()):
+        raise PlmscaleError("method envelope is made of learning curves; add --curves DIR")
     laws = fit_laws(
-        runs, methods=args.methods, flops_column=args.flops_column, n_boot=args.boot,
-        seed=args.seed, inputs={args.runs.name: sha256_file(args.runs)},
+        read.runs, curves=curves, methods=args.methods, flops_column=args.flops_column,
+        n_boot=args.boot, seed=args.seed, noise_sd=args.noise_sd, where=str(args.runs),
+        inputs={args.runs.name: sha256_file(args.runs)},
     )  # fmt: skip
-    write_json(args.out, laws)
+    entries = [entry for found in laws["laws"].values() for entry in found.values()]
+    if not (args.allow_empty or any(map(holds_law, entries))):
+        why = laws["warnings"][0] if laws["warnings"] else "too few runs"
+        raise PlmscaleError(f"{args.runs}: no law can be fitted: {why}")
+    laws = add_sections(laws, read.runs, curves=curves, methods=args.methods)
+    laws["warnings"] = [*read.warnings, *laws["warnings"]]
+    laws["provenance"]["loss_unit_of_the_table"] = args.loss_unit
+    try:
+        write_json(args.out, laws)
+    except OSError as error:
+        raise PlmscaleError(f"{args.out}: cannot be written ({error.strerror})") from None
     print(_dump(laws) if args.json else fit_text(laws))
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        new, _, old = text.partition("=")
+        if not (new and old):
+            raise PlmscaleError(f"--rename {text}: expected NAME=YOURS, such as n_params=N")
+        found[new] = old
+    return found
 
 
 def run_findings(args: argparse.Namespace) -> None:
@@ -94,107 +163,17 @@ def run_findings(args: argparse.Namespace) -> None:
 def run_advise(args: argparse.Namespace) -> None:
     """Answer for FLOPs, or for GPUs and hours."""
     from plmscale.files import read_json
-    from plmscale.laws.advise import advise
+    from plmscale.laws.advice.advise import advise
+    from plmscale.laws.advice.hardware import machine_and_flops
+    from plmscale.laws.advice.text import advice_text
 
-    flops, machine = _compute(args)
-    answer = advise(read_json(args.laws), args.objective, flops, args.method)
+    flops, machine = machine_and_flops(args.flops, args.gpu, args.gpus, args.hours, args.mfu)
+    laws = read_json(args.laws)
+    if not isinstance(laws, dict) or not isinstance(laws.get("laws"), dict):
+        raise PlmscaleError(f"{args.laws}: not a laws.json; plmscale fit RUNS.csv --out makes one")
+    answer = advise(laws, args.objective, flops, args.method)
     answer["hardware"] = machine
     print(_dump(answer) if args.json else advice_text(answer))
-
-
-def _compute(args: argparse.Namespace) -> tuple[float, dict[str, Any] | None]:
-    from plmscale.laws.hardware import DEFAULT_MFU, find_gpu
-
-    if args.gpu is None:
-        if args.flops is None:
-            raise PlmscaleError("advise needs --flops, or --gpu and --hours")
-        if args.hours is not None:
-            raise PlmscaleError("--hours needs --gpu")
-        return args.flops, None
-    mfu = DEFAULT_MFU if args.mfu is None else args.mfu
-    if not 0 < mfu <= 1:
-        raise PlmscaleError(f"--mfu {mfu:g} is not a share between 0 and 1")
-    if args.gpus < 1:
-        raise PlmscaleError(f"--gpus {args.gpus} is not a positive number")
-    gpu = find_gpu(args.gpu)
-    machine = {"gpu": gpu.name, "gpus": args.gpus, "mfu": mfu, "assumed": args.mfu is None,
-               "peak_flops": gpu.peak_flops, "format": gpu.format}  # fmt: skip
-    if args.flops is not None:
-        if args.hours is not None:
-            raise PlmscaleError("give --flops or --hours, not both")
-        return args.flops, {**machine, "hours": args.flops / gpu.flops(args.gpus, 1.0, mfu)}
-    if args.hours is None or not args.hours > 0:
-        raise PlmscaleError("--gpu without --flops needs --hours, a positive number")
-    return gpu.flops(args.gpus, args.hours, mfu), {**machine, "hours": args.hours}
-
-
-def fit_text(laws: dict[str, Any]) -> str:
-    """Return the laws as an aligned table, then what was left out, then warnings."""
-    rows = [
-        {
-            "objective": objective, "method": method, "runs": entry["n_runs"],
-            "A": entry["N_opt"]["A"], "a": entry["N_opt"]["a"],
-            "a 95 %": _range(entry["ci95"].get("a")),
-            "B": entry["D_opt"]["B"], "b": entry["D_opt"]["b"],
-            "b 95 %": _range(entry["ci95"].get("b")),
-        }
-        for objective, entries in laws["laws"].items()
-        for method, entry in entries.items()
-    ]  # fmt: skip
-    lines = [laws["provenance"]["laws"], laws["provenance"]["flops_convention"], ""]
-    lines.append(table(rows, ["objective", "method", "runs", "A", "a", "a 95 %", "B", "b",
-                              "b 95 %"]))  # fmt: skip
-    fits = [
-        {"objective": o, **{k: e[k] for k in ("E", "A", "B", "alpha", "beta", "objective")},
-         "law": o}
-        for o, entries in laws["laws"].items()
-        for m, e in entries.items()
-        if m == "parametric" and e["E"] is not None
-    ]  # fmt: skip
-    if fits:
-        lines += ["", "L = E + A / N^alpha + B / D^beta"]
-        lines.append(table(fits, ["law", "E", "A", "alpha", "B", "beta", "objective"]))
-    lines += [f"left out: {row['run_id']}: {row['why']}" for row in laws["excluded"]]
-    lines += [f"warning: {text}" for text in laws["warnings"]]
-    return "\n".join(lines)
-
-
-def advice_text(answer: dict[str, Any]) -> str:
-    """Return an answer for people."""
-    rows = [
-        {"": label, "value": answer[key]["value"], "95 %": _range(answer[key]["ci95"])}
-        for key, label in (
-            ("n_params", "parameters N"), ("tokens", "tokens D"), ("loss", "loss, nats a token"),
-        )
-    ]  # fmt: skip
-    near, far = answer["architecture"], answer["extrapolation"]
-    lines = [f"{answer['objective']} at {answer['flops']:.3g} FLOPs, by {answer['method']}: "
-             f"{answer['why']}", "", table(rows, ["", "value", "95 %"]), ""]  # fmt: skip
-    if machine := answer.get("hardware"):
-        lines.append(
-            f"hardware: {machine['gpus']} x {machine['gpu']}, {machine['hours']:.4g} hours at "
-            f"{machine['mfu']:.0%} of {machine['peak_flops']:.3g} FLOP/s ({machine['format']}"
-            f"{'; the share is assumed' if machine['assumed'] else ''})"
-        )
-    lines += [
-        f"tokens a parameter: {answer['tokens_per_param']:.4g}",
-        f"nearest of the paper's sizes: {near['name']} ({near['n_layers']} x {near['d_model']}, "
-        f"{cell(near['n_params'])} parameters, {near['ratio']:.2f} of N)",
-        f"fitted on {far['fitted'][0]:.3g} to {far['fitted'][1]:.3g} FLOPs; this is "
-        + (f"{far['decades']:.1f} decades outside" if far["decades"] else "inside"),
-        "methods: " + ", ".join(f"{k} {v['n_params']['value']:.3g}"
-                                for k, v in answer["methods"].items())
-        + f" (factor {answer['agreement']:.2f} apart)",
-    ]  # fmt: skip
-    lines += [f"warning: {text}" for text in answer["warnings"]]
-    return "\n".join(lines)
-
-
-def _range(ends: list[float | None] | None) -> str:
-    if ends is None:
-        return "-"
-    low, high = ("?" if end is None else f"{end:.4g}" for end in ends)
-    return f"{low} to {high}"
 
 
 def _dump(value: Any) -> str:

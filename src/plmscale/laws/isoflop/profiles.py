@@ -63,12 +63,16 @@ class Profile:
 
 @dataclass(frozen=True)
 class Minima:
-    """Optimum of one profile for every replicate: (replicates,) each; NaN where there is none."""
+    """Optimum of one profile for every replicate: (replicates,) each; NaN where there is none.
+
+    `weight` is what the optimum counts for in a power law: one over the variance of its ln N.
+    """
 
     log_n: Array
     log_d: Array
     loss: Array
     curvature: Array
+    weight: Array
 
 
 def group_budgets(runs: pd.DataFrame) -> tuple[pd.Series, list[str]]:
@@ -147,29 +151,25 @@ def _frontier_slope(groups: list) -> float:
 
 
 def _profile(budget: float, rows: pd.DataFrame, flops: float, slope: float) -> Profile:
-    shift = np.log(flops / rows["c"])
-    moved = pd.DataFrame(
-        {
-            "n": rows["n_params"],
-            "loss": rows["loss"] + slope * shift,
-            "log_d": np.log(rows["tokens"]) + shift,
-            "loss_sd": rows["loss_sd"],
-            "weight": 1.0,
-        }
-    )
-    points = moved.groupby("n").agg(
-        {"loss": "mean", "log_d": "mean", "loss_sd": "mean", "weight": "sum"}
-    )
+    # Means over the runs of a size are taken in one order, whatever the table's.
     ordered = rows.sort_values(["n_params", "run_id"])
+    shift = np.log(flops / ordered["c"].to_numpy())
+    sizes, point, weight = np.unique(
+        ordered["n_params"].to_numpy(dtype=float), return_inverse=True, return_counts=True
+    )
+    loss_sd = ordered["loss_sd"].to_numpy(dtype=float)
+    known = np.isfinite(loss_sd)
+    with np.errstate(invalid="ignore"):
+        mean_sd = np.bincount(point, np.where(known, loss_sd, 0.0)) / np.bincount(point, known)
     return Profile(
         budget=budget,
         flops=float(flops),
-        log_n=np.log(points.index.to_numpy(dtype=float)),
-        loss=points["loss"].to_numpy(),
-        log_d=points["log_d"].to_numpy(),
-        weight=points["weight"].to_numpy(),
+        log_n=np.log(sizes),
+        loss=np.bincount(point, ordered["loss"].to_numpy() + slope * shift) / weight,
+        log_d=np.bincount(point, np.log(ordered["tokens"].to_numpy()) + shift) / weight,
+        weight=weight.astype(float),
         run_ids=tuple(ordered["run_id"]),
-        loss_sd=points["loss_sd"].to_numpy(dtype=float),
+        loss_sd=mean_sd,
     )
 
 
@@ -178,10 +178,15 @@ def parabola_coefficients(profile: Profile, losses: Array) -> Array:
 
     `losses` is (replicates, points), of which the `near` ones count; returns (replicates, 3).
     """
+    root = np.sqrt(profile.weight * profile.near)
+    return (losses * root) @ _parabola_solver(profile).T
+
+
+def _parabola_solver(profile: Profile) -> Array:
+    """Return the (3, points) matrix from losses times root weight to coefficients."""
     u = profile.log_n - profile.log_n.mean()
     root = np.sqrt(profile.weight * profile.near)
-    design = np.column_stack([np.ones_like(u), u, u * u]) * root[:, None]
-    return (losses * root) @ np.linalg.pinv(design).T
+    return np.linalg.pinv(np.column_stack([np.ones_like(u), u, u * u]) * root[:, None])
 
 
 def parabola_values(profile: Profile, coefficients: Array) -> Array:
@@ -190,14 +195,24 @@ def parabola_values(profile: Profile, coefficients: Array) -> Array:
     return coefficients @ np.vstack([np.ones_like(u), u, u * u])
 
 
-def parabola_minima(profile: Profile, losses: Array) -> Minima:
-    """Locate the vertex for each row of `losses` (replicates, points); concave rows are NaN."""
+def parabola_minima(profile: Profile, losses: Array, sd: float = 1.0) -> Minima:
+    """Locate the vertex for each row of `losses` (replicates, points); concave rows are NaN.
+
+    `sd` is the noise of a loss. An optimum weighs what its own error allows: the vertex
+    v = -k1 / 2 k2 has the variance sd^2 (0, 1, 2v) G (0, 1, 2v)' / 4 k2^2 with G the inverse of
+    the normal equations, so a flat profile says little and a concave one nothing.
+    """
     k0, k1, k2 = parabola_coefficients(profile, losses).T
     convex = k2 > 0
     safe = np.where(convex, k2, np.nan)
-    log_n = profile.log_n.mean() - k1 / (2 * safe)
+    vertex = -k1 / (2 * safe)
+    log_n = profile.log_n.mean() + vertex
     log_d = profile.tokens_at(np.where(convex, log_n, profile.log_n[0]))
-    return Minima(log_n, np.where(convex, log_d, np.nan), k0 - k1**2 / (4 * safe), 2 * k2)
+    solve = _parabola_solver(profile)
+    toward = solve[1] + 2 * vertex[:, None] * solve[2]
+    variance = sd**2 * (toward**2).sum(axis=1) / (4 * safe**2)
+    weight = np.where(convex, 1 / variance, 0.0)
+    return Minima(log_n, np.where(convex, log_d, np.nan), k0 - k1**2 / (4 * safe), 2 * k2, weight)
 
 
 def asymmetry(profiles: Sequence[Profile]) -> tuple[Array, float, int]:
@@ -265,4 +280,5 @@ def raw_minima(profile: Profile, losses: Array, rng: np.random.Generator | None 
         high = np.r_[middle, 2 * profile.log_n[-1] - middle[-1]]
         log_n = low[best] + (high - low)[best] * rng.random(len(best))
     loss = losses[np.arange(len(best)), best]
-    return Minima(log_n, profile.tokens_at(log_n), loss, np.full(len(best), np.nan))
+    even = np.ones(len(best))
+    return Minima(log_n, profile.tokens_at(log_n), loss, np.full(len(best), np.nan), even)

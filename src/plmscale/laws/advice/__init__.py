@@ -1,0 +1,1 @@
+"""Answers for one budget: size, tokens, loss, hours."""

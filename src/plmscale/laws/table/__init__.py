@@ -1,0 +1,1 @@
+"""From anyone's table to rows a law may use."""
