@@ -33,7 +33,7 @@ class Transfer:
 def repetitions(runs: pd.DataFrame) -> list[Repetition]:
     """Return the groups in which a run on another corpus meets its partner on the main corpus.
 
-    The partner has the same objective and size and the nearest number of tokens.
+    The partner has the same objective, size and mask ratio, and the nearest number of tokens.
     """
     if runs.empty:
         return []
@@ -46,6 +46,7 @@ def repetitions(runs: pd.DataFrame) -> list[Repetition]:
             (fresh["corpus"] == main)
             & (fresh["objective"] == objective)
             & (fresh["n_params"] == n_params)
+            & fresh["mask_ratio"].fillna(-1).isin(group["mask_ratio"].fillna(-1))
         ]
         if len(partners):
             wanted = group["tokens"].max()
@@ -55,24 +56,27 @@ def repetitions(runs: pd.DataFrame) -> list[Repetition]:
     return found
 
 
-def transfers(runs: pd.DataFrame) -> list[Transfer]:
+def transfers(runs: pd.DataFrame, own: bool = False) -> list[Transfer]:
     """Return each run that has a parent, with the run from scratch nearest in total compute.
 
-    The total of a transferred run is its own compute and its parent's: both were paid.
+    The total of a transferred run is its own compute and its parent's: both were paid. With `own`
+    only its own compute counts.
     """
     if runs.empty:
         return []
     by_id = runs.set_index("run_id")
     found = []
     for row in runs[runs["parent"].fillna("") != ""].itertuples():
-        paid = row.flops_6nd + (
-            by_id.at[row.parent, "flops_6nd"] if row.parent in by_id.index else 0.0
-        )
+        paid = row.flops_6nd
+        if not own and row.parent in by_id.index:
+            paid += by_id.at[row.parent, "flops_6nd"]
         rivals = runs[
             (runs["parent"].fillna("") == "")
             & (runs["objective"] == row.objective)
             & (runs["corpus"] == row.corpus)
             & (runs["n_params"] == row.n_params)
+            & runs["mask_ratio"].fillna(-1).eq(-1 if pd.isna(row.mask_ratio) else row.mask_ratio)
+            & runs["loss"].notna()
         ]
         scratch = None
         if len(rivals):

@@ -1,4 +1,4 @@
-"""Learning curves, and the two side studies read from them: repetition and transfer."""
+"""Learning curves of the grid, and of transferred runs beside runs from scratch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plmscale.figures import findview, style
-from plmscale.figures.compare import Repetition, Transfer, repetitions, transfers
-from plmscale.figures.data import Inputs, isoflop_runs, valid_curve
+from plmscale.figures.compare import Transfer, transfers
+from plmscale.figures.data import Inputs, binned_curve, isoflop_runs, valid_curve
 
 _LOSS = "validation loss (nats per token)"
 
@@ -55,18 +55,26 @@ def _some(items: list, most: int) -> list:
 def _learning_panel(ax: Axes, runs: pd.DataFrame, curves: dict, colours: dict) -> None:
     parts = []
     for row in runs.sort_values("n_params").itertuples():
-        curve = valid_curve(curves[row.run_id])
+        curve = binned_curve(valid_curve(curves[row.run_id], points=None), 50, log=True)
         if len(curve):
-            ax.plot(curve["flops_6nd"], curve["loss"], color=colours[row.n_params], lw=0.9,
-                    alpha=0.85)  # fmt: skip
-            parts.append(curve)
+            parts.append(curve.assign(n_params=row.n_params))
     if not parts:
         style.blank(ax, "No run of this objective has validation points.")
         return
     every = pd.concat(parts)
+    ends = [part["loss"].iloc[-1] for part in parts]
+    low, high = style.loss_limits([*ends, every["loss"].min()], 0.06, top_quantile=0.97)
+    for part in parts:
+        # What lies above the panel need not be in the file, save one point to come from.
+        first = max(int(np.argmax(part["loss"].to_numpy() < high)) - 1, 0)
+        part = part.iloc[first:]
+        ax.plot(part["flops_6nd"], part["loss"], color=colours[part["n_params"].iloc[0]],
+                lw=0.9 if len(parts) < 30 else 0.6, alpha=0.85)  # fmt: skip
     ax.plot(*_envelope(every), color=style.INK, lw=2, ls=(0, (1, 1)))
-    style.set_log(ax, "x", "flops", every["flops_6nd"])
-    ax.set_ylim(style.loss_limits(every["loss"], 0.06, top_quantile=0.85))
+    seen = every.loc[every["loss"] < high, "flops_6nd"]
+    style.set_log(ax, "x", "flops", seen)
+    ax.set_xlim(seen.min() / 1.3, seen.max() * 1.3)
+    ax.set_ylim(low, high)
 
 
 def _envelope(every: pd.DataFrame, cells: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -77,88 +85,6 @@ def _envelope(every: pd.DataFrame, cells: int = 60) -> tuple[np.ndarray, np.ndar
     table = pd.DataFrame({"cell": cell, "x": np.exp(log_flops), "loss": every["loss"].to_numpy()})
     best = table.loc[table.groupby("cell")["loss"].idxmin()]
     return best["x"].to_numpy(), np.minimum.accumulate(best["loss"].to_numpy())
-
-
-def repetition(inputs: Inputs) -> Figure:
-    """Return loss against tokens, curated repeated against the mix, with an axis of epochs."""
-    groups = [
-        group
-        for group in repetitions(inputs.runs)
-        if any(run_id in inputs.curves for run_id in group.repeated)
-    ]
-    if not groups:
-        return style.empty("No repetition runs in this selection.")
-    style.use_theme()
-    columns = min(len(groups), 2)
-    lines = -(-len(groups) // columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(style.WIDTH, 3.3 * lines),
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, group in zip(axes.flat, groups, strict=False):
-        _repetition_panel(ax, inputs, group)
-    for ax in list(axes.flat)[len(groups) :]:
-        ax.set_axis_off()
-    for line in axes:
-        line[0].set_ylabel(_LOSS)
-    return figure
-
-
-def _repetition_panel(ax: Axes, inputs: Inputs, group: Repetition) -> None:
-    runs = inputs.runs.set_index("run_id")
-    colour = style.OBJECTIVE_COLOUR.get(group.objective, style.INK)
-    losses, tokens = [], []
-    for run_id in (group.mixed, *group.repeated):
-        curve = valid_curve(inputs.curves.get(run_id))
-        if curve.empty:
-            continue
-        mixed = run_id == group.mixed
-        ax.plot(
-            curve["tokens"],
-            curve["loss"],
-            color=style.MUTED if mixed else colour,
-            marker="o" if mixed else style.OBJECTIVE_MARKER.get(group.objective, "o"),
-            mfc="white" if mixed else colour,
-            ms=3.8,
-            ls=(0, (4, 1.5)) if mixed else "-",
-            label=f"{runs.at[run_id, 'corpus']}" + ("" if mixed else ", repeated"),
-        )
-        losses += list(curve["loss"])
-        tokens += list(curve["tokens"])
-    style.set_log(ax, "x", "count", tokens)
-    ax.set_xlabel("training tokens D")
-    ax.set_ylim(style.loss_limits(losses, 0.07, top_quantile=0.85))
-    name = style.OBJECTIVE_NAME.get(group.objective, group.objective)
-    ax.set_title(f"{name}, N = {style.si(group.n_params)}")
-    ax.legend(loc="upper right")
-    _note(ax, [findview.between(inputs.findings, run, group.mixed) for run in group.repeated])
-    _epoch_axis(ax, runs.loc[list(group.repeated)])
-
-
-def _note(ax: Axes, found: list[findview.Difference | None]) -> None:
-    """Write the paired difference of the last points: the standard error of each loss, which the
-    runs share because they share the validation rows, would hide it."""
-    lines = []
-    for item in found:
-        if item is not None:
-            span = style.interval_text(item.interval, 3).replace("-", "−")
-            lines.append(f"at the end: {item.delta:+.3f} nats per token".replace("-", "−"))
-            lines.append(f"95 %: {span}")
-    style.direct_notes(ax, lines, "lower left")
-
-
-def _epoch_axis(ax: Axes, repeated: pd.DataFrame) -> None:
-    known = repeated[np.isfinite(pd.to_numeric(repeated["epochs"]))]
-    if known.empty or not (known["epochs"] > 0).all():
-        return
-    per_epoch = float((known["tokens"] / known["epochs"]).iloc[-1])
-    top = ax.secondary_xaxis("top", functions=(lambda x: x / per_epoch, lambda x: x * per_epoch))
-    style.log_axis(top.xaxis, "count", dense=True)
-    top.set_xlabel(f"epochs of the {known['corpus'].iloc[-1]} source (repeated run)")
-    ax.spines["top"].set_visible(False)
 
 
 def transfer(inputs: Inputs) -> Figure:
@@ -214,8 +140,9 @@ def _transfer_panel(ax: Axes, inputs: Inputs, pair: Transfer) -> None:
     ax.set_xlim(0, max(flops) * 1.05)
     unit = 10 ** np.floor(np.log10(max(flops)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
-    ax.set_xlabel(f"total compute, the parent's included ({style.flops_math(unit)} FLOPs, 6ND)")
+    ax.set_xlabel(f"compute with the parent's ({style.flops_math(unit)} FLOPs, 6ND)")
     ax.set_ylim(style.loss_limits(losses, 0.08, top_quantile=0.8))
     ax.set_title(f"N = {style.si(child['n_params'])}")
     ax.legend(loc="upper right")
-    _note(ax, [findview.between(inputs.findings, pair.child, pair.scratch or "")])
+    found = [findview.between(inputs.findings, pair.child, pair.scratch or "")]
+    style.direct_notes(ax, findview.lines(found), "lower left")

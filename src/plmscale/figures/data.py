@@ -14,6 +14,8 @@ from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
 from plmscale.tables import RUNS_COLUMNS, read_runs
 
+POINT_COLUMNS = ("objective", "budget_flops", "n_params", "final_validation_loss")
+
 
 @dataclass
 class Inputs:
@@ -25,6 +27,11 @@ class Inputs:
     findings: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, pd.DataFrame] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    holdout: dict[str, Any] = field(default_factory=dict)
+    sensitivity: dict[str, Any] = field(default_factory=dict)
+    points: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Points of a published IsoFLOP figure: objective (CLM, MLM), budget_flops, n_params,
+    final_validation_loss."""
 
 
 def load(
@@ -34,6 +41,9 @@ def load(
     findings: str | Path | None = None,
     corpus_stats: str | Path | None = None,
     metrics: str | Path | None = None,
+    holdout: str | Path | None = None,
+    sensitivity: str | Path | None = None,
+    points: str | Path | None = None,
 ) -> Inputs:
     """Read what was given. A path that was named but is missing is an error that names it."""
     table = read_runs(runs) if runs else Inputs().runs
@@ -44,6 +54,9 @@ def load(
         findings=read_json(findings) if findings else {},
         stats=load_stats(corpus_stats) if corpus_stats else {},
         metrics=load_metrics(metrics, set(table["run_id"])) if metrics else [],
+        holdout=read_json(holdout) if holdout else {},
+        sensitivity=read_json(sensitivity) if sensitivity else {},
+        points=load_points(points) if points else pd.DataFrame(),
     )
 
 
@@ -62,6 +75,20 @@ def load_curves(folder: str | Path, run_ids: Iterable[str]) -> dict[str, pd.Data
                 found[run_id] = _read_csv(path)
                 break
     return found
+
+
+def load_points(path: str | Path) -> pd.DataFrame:
+    """Read points of a published IsoFLOP figure, with `objective` in lower case.
+
+    Raises PlmscaleError when the file is missing or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PlmscaleError(f"{path}: no such file")
+    table = _read_csv(path)
+    if missing := [name for name in POINT_COLUMNS if name not in table]:
+        raise PlmscaleError(f"{path}: missing column {', '.join(missing)}")
+    return table.assign(objective=table["objective"].astype(str).str.lower())
 
 
 def load_stats(folder: str | Path) -> dict[str, pd.DataFrame]:
@@ -108,28 +135,53 @@ def main_corpus(runs: pd.DataFrame) -> str:
 def isoflop_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs of the IsoFLOP grid: with a budget, on the main corpus, without a parent.
 
-    A budget with fewer than three sizes is no profile: such runs belong to a side study.
+    Runs with another mask ratio than most of their objective are left out, too. A budget with fewer than three sizes is no profile: such runs belong to a side study.
     """
     if runs.empty:
         return runs
     chosen = runs["budget"].notna() & (runs["corpus"] == main_corpus(runs))
     grid = runs[chosen & (runs["parent"].fillna("") == "")]
+    ratio = pd.to_numeric(grid["mask_ratio"]).fillna(-1.0)
+    usual = ratio.groupby(grid["objective"]).transform(lambda values: values.mode().iloc[0])
+    grid = grid[ratio == usual]
     sizes = grid.groupby(["objective", "budget"])["n_params"].transform("nunique")
     return grid[sizes >= 3] if (sizes >= 3).any() else grid
 
 
-def valid_curve(curve: pd.DataFrame | None, points: int = 250) -> pd.DataFrame:
+def valid_curve(curve: pd.DataFrame | None, points: int | None = 250) -> pd.DataFrame:
     """Return the validation part of a curve, thinned evenly in log tokens to about `points` rows.
 
     Thinning keeps a figure of hundreds of long curves at a size a browser opens; what is left out
-    is closer together than a pixel.
+    is closer together than a pixel. None keeps all rows.
     """
     if curve is None or curve.empty:
         return pd.DataFrame(columns=["step", "tokens", "flops_6nd", "split", "loss"])
     rows = curve[(curve["split"] == "valid") & np.isfinite(curve["loss"]) & (curve["tokens"] > 0)]
     rows = rows.sort_values("tokens")
-    if len(rows) <= points:
+    if points is None or len(rows) <= points:
         return rows
     wanted = np.geomspace(rows["tokens"].iloc[0], rows["tokens"].iloc[-1], points)
     nearest = np.searchsorted(rows["tokens"].to_numpy(), wanted).clip(0, len(rows) - 1)
     return rows.iloc[np.unique(nearest)]
+
+
+def train_curve(curve: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the points of the training loss, in order of tokens."""
+    if curve is None or curve.empty:
+        return pd.DataFrame(columns=["step", "tokens", "flops_6nd", "split", "loss"])
+    rows = curve[(curve["split"] == "train") & np.isfinite(curve["loss"]) & (curve["tokens"] > 0)]
+    return rows.sort_values("tokens")
+
+
+def binned_curve(rows: pd.DataFrame, bins: int = 100, log: bool = False) -> pd.DataFrame:
+    """Return means over `bins` equal parts of the tokens (or of their logarithm).
+
+    Single validations jitter and single batches scatter: means show the curve, in fewer points.
+    A curve of no more than `bins` points is returned as it is.
+    """
+    if len(rows) <= bins:
+        return rows
+    x = np.log(rows["tokens"]) if log else rows["tokens"]
+    start = x.min() if log else 0.0
+    part = ((x - start) / (x.max() - start) * bins).clip(upper=bins - 1).astype(int)
+    return rows.groupby(part)[["tokens", "flops_6nd", "loss"]].mean().reset_index(drop=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from plmscale.figures.lawview import number
+from plmscale.figures.style import interval_text
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,17 @@ def between(findings: dict[str, Any], run: str, baseline: str) -> Difference | N
             if (item.run, item.baseline) == (run, baseline):
                 return item
     return None
+
+
+def lines(found: Iterable[Difference | None]) -> list[str]:
+    """Return the paired differences as notes for a panel, with their intervals.
+
+    The standard error of each loss, which the runs share because they share the validation rows,
+    would hide the difference.
+    """
+    texts = []
+    for item in found:
+        if item is not None:
+            texts.append(f"at the end: {item.delta:+.3f} nats per token".replace("-", "−"))
+            texts.append(f"95 %: {interval_text(item.interval, 3)}")
+    return texts

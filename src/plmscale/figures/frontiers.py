@@ -12,13 +12,16 @@ from plmscale.figures import lawview, style
 from plmscale.figures.data import Inputs
 
 _STYLE = {
-    "isoflop_parabola": "-",
-    "isoflop_joint": (0, (6, 1.5)),
+    "isoflop_joint": "-",
+    "isoflop_parabola": (0, (6, 1.5)),
+    "isoflop_spline": (0, (4, 1, 1, 1, 1, 1)),
     "parametric": (0, (3.5, 1.2, 1, 1.2)),
     "isoflop_raw_loglog": (0, (2, 1.2)),
     "isoflop_raw_linear": (0, (1, 2.5)),
     "envelope": (0, (1, 1.2)),
 }
+PUBLISHED_RANGE = (1e18, 1e21)
+"""Budgets of Cheng et al. 2024 in FLOPs, 6ND."""
 _AXES = {"N_opt": ("model size N (parameters)", "N", "a"), "D_opt": ("tokens D", "D", "b")}
 
 
@@ -40,10 +43,13 @@ def frontiers(inputs: Inputs) -> Figure:
         ax.set_title(f"Compute-optimal {label.split(' (')[0]}")
         ax.set_xlabel("compute C (FLOPs, 6ND)")
         ax.set_ylabel(label)
+        published = _published(ax, objectives, which, _budgets(inputs.laws))
         _scale(ax, seen)
+        # A wild method's line may run behind the words.
         ax.legend(
-            handles=[h for h in handles if h], loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.2
-        )
+            handles=[h for h in handles if h], loc="upper left", bbox_to_anchor=(0, 1), fontsize=7.2,
+            frameon=True, framealpha=0.9, edgecolor="none", borderaxespad=0.1,
+        )  # fmt: skip
     at_edge = any(
         lawview.points(lawview.methods(inputs.laws, o).get(lawview.preferred(inputs.laws, o)))
         ["at_edge"].astype(bool).any()
@@ -56,6 +62,11 @@ def frontiers(inputs: Inputs) -> Figure:
             for name in _STYLE
             if name in used
         ]
+        + (
+            [Line2D([], [], color=style.INK, lw=0.9, label="published (CLM and MLM)")]
+            if published
+            else []
+        )
         + ([_edge_handle()] if at_edge else []),
         loc="outside lower center",
         ncols=4,
@@ -108,6 +119,19 @@ def _frontier(
     return handle
 
 
+def _published(ax: Axes, objectives: list[str], which: str, budgets: list[float]) -> bool:
+    """Draw the paper's laws inside the compute they were fitted to, if this study reaches it."""
+    low, high = max(min(budgets), PUBLISHED_RANGE[0]), min(max(budgets), PUBLISHED_RANGE[1])
+    if low >= high:
+        return False
+    flops = np.array([low, high])
+    for objective in objectives:
+        if objective in lawview.PUBLISHED:
+            coefficient, exponent = lawview.PUBLISHED[objective][which]
+            ax.plot(flops, coefficient * flops**exponent, color=style.INK, lw=0.9, zorder=5)
+    return True
+
+
 def _entry(objective: str, law: lawview.PowerLaw, symbol: str, letter: str) -> Line2D:
     text = f"{style.OBJECTIVE_NAME[objective]}: ${symbol} \\propto C^{{{law.exponent:.2f}}}$"
     text += f"  (${letter}$: {style.interval_text(law.interval)})"
@@ -152,11 +176,12 @@ def exponents(inputs: Inputs) -> Figure:
     step = 0.3 if len(rows) > 1 else 0
     for ax, which in zip(axes, _AXES, strict=True):
         _, symbol, letter = _AXES[which]
+        reach = _reach(rows, which)
         for offset, (objective, found) in enumerate(rows.items()):
             for line, name in enumerate(names):
                 if name in found and which in found[name]:
                     y = line + (offset - (len(rows) - 1) / 2) * step
-                    _interval(ax, y, objective, found[name][which])
+                    _interval(ax, y, objective, found[name][which], reach)
             ax.axvline(
                 lawview.PUBLISHED[objective][which][1],
                 color=style.OBJECTIVE_COLOUR[objective],
@@ -164,7 +189,7 @@ def exponents(inputs: Inputs) -> Figure:
                 ls=(0, (4, 2)) if objective == "clm" else (0, (1, 1.5)),
                 zorder=1,
             )
-        ax.set_xlim(-0.35, 1.35)
+        ax.set_xlim(*reach)
         ax.set_title(f"${symbol}_{{\\mathrm{{opt}}}} \\propto C^{letter}$")
         ax.set_xlabel(f"exponent {letter} (no unit)")
         ax.grid(axis="y", visible=False)
@@ -186,9 +211,23 @@ def _exponent_rows(laws: dict, objective: str) -> dict[str, dict[str, lawview.Po
     return found
 
 
-def _interval(ax: Axes, y: float, objective: str, law: lawview.PowerLaw) -> None:
+def _reach(rows: dict, which: str) -> tuple[float, float]:
+    """Return axis limits around all estimates, intervals and published values, within reason."""
+    ends = []
+    for objective, found in rows.items():
+        ends.append(lawview.PUBLISHED[objective][which][1])
+        for law in (laws[which] for laws in found.values() if which in laws):
+            ends += [law.exponent, *(law.interval or ())]
+    ends = [end for end in ends if -0.35 <= end <= 1.35]
+    pad = 0.06 * (max(ends) - min(ends)) + 0.01
+    return max(min(ends) - pad, -0.35), min(max(ends) + pad, 1.35)
+
+
+def _interval(
+    ax: Axes, y: float, objective: str, law: lawview.PowerLaw, reach: tuple[float, float]
+) -> None:
     colour = style.OBJECTIVE_COLOUR[objective]
-    low, high = -0.35, 1.35
+    low, high = reach
     if law.interval:
         left, right = law.interval
         ax.plot([max(left, low), min(right, high)], [y, y], color=colour, lw=1.6)

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plmscale.paper.published import POWER_LAWS, values
+
 METHODS = {
+    "isoflop_joint": "joint profile",
     "isoflop_parabola": "parabola in log N",
-    "isoflop_joint": "joint parabolas",
+    "isoflop_spline": "spline in log N",
     "isoflop_raw_loglog": "raw minima, log-log",
     "isoflop_raw_linear": "raw minima, linear",
     "envelope": "envelope of curves",
@@ -19,12 +22,15 @@ METHODS = {
 }
 """Methods in the order they are shown, with the names readers see."""
 
-PREFERRED = ("isoflop_parabola", "isoflop_joint", "parametric", "isoflop_raw_loglog", "envelope")
+PREFERRED = (
+    "isoflop_joint", "isoflop_parabola", "parametric", "isoflop_spline", "isoflop_raw_loglog",
+    "envelope",
+)  # fmt: skip
 """Which method speaks for a study: the first of these that gave a law."""
 
 PUBLISHED = {
-    "clm": {"N_opt": (1.26e-3, 0.578), "D_opt": (1.23e2, 0.422)},
-    "mlm": {"N_opt": (6.19e-8, 0.776), "D_opt": (2.02e6, 0.230)},
+    objective: {law: values(printed) for law, printed in laws.items()}
+    for objective, laws in POWER_LAWS.items()
 }
 """Cheng et al. 2024 (arXiv 2411.02142): coefficient and exponent of each law."""
 

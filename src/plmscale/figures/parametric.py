@@ -20,7 +20,7 @@ _LETTERS = ("E", "A", "B", "alpha", "beta")
 def parametric(inputs: Inputs) -> Figure:
     """Return contours of L(N, D) with runs and efficient frontier, and residuals, by objective."""
     laws = {
-        name: _law(lawview.methods(inputs.laws, name).get("parametric"))
+        name: surface_law(lawview.methods(inputs.laws, name).get("parametric"))
         for name in style.OBJECTIVES
     }
     laws = {name: law for name, law in laws.items() if law}
@@ -56,7 +56,8 @@ def parametric(inputs: Inputs) -> Figure:
     return figure
 
 
-def _law(entry: dict[str, Any] | None) -> dict[str, float] | None:
+def surface_law(entry: dict[str, Any] | None) -> dict[str, float] | None:
+    """Return E, A, B, alpha and beta of an entry, None unless it has all five."""
     values = {letter: lawview.number((entry or {}).get(letter)) for letter in _LETTERS}
     return None if None in values.values() else values
 
@@ -93,13 +94,16 @@ def _surface(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict)
         runs["n_params"],
         runs["tokens"],
         c=[colours[b] for b in runs["budget"]],
-        s=22,
+        s=22 if len(runs) < 40 else 12,
         edgecolors=style.INK,
         linewidths=0.5,
         zorder=3,
     )
     if law["alpha"] > 0 and law["beta"] > 0 and law["A"] > 0 and law["B"] > 0:
-        ax.plot(n, _frontier_tokens(law, n), color=style.INK, ls="--", lw=1.2, zorder=2)
+        frontier = _frontier_tokens(law, n)
+        ax.plot(n, frontier, color=style.INK, ls="--", lw=1.2, zorder=2)
+        if not ((frontier > d[0]) & (frontier < d[-1])).any():
+            style.direct_notes(ax, ["the efficient frontier lies outside"], "lower left")
     ax.set_xlim(n[0], n[-1])
     ax.set_ylim(d[0], d[-1])
 
@@ -114,7 +118,7 @@ def _frontier_tokens(law: dict[str, float], n: np.ndarray) -> np.ndarray:
 def _residuals(ax: Axes, runs: pd.DataFrame, law: dict[str, float], colours: dict) -> None:
     left = runs["loss"] - predict(law, runs["n_params"], runs["tokens"])
     ax.axhline(0, color=style.INK, lw=0.8)
-    ax.scatter(runs["n_params"], left, c=[colours[b] for b in runs["budget"]], s=18,
+    ax.scatter(runs["n_params"], left, c=[colours[b] for b in runs["budget"]], s=18 if len(runs) < 40 else 10,
                edgecolors=style.INK, linewidths=0.4, zorder=3)  # fmt: skip
     ax.set_xlabel("model size N (non-embedding parameters)")
     rms = float(np.sqrt(np.mean(left**2)))
