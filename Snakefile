@@ -9,8 +9,19 @@ min_version("9.0")
 
 
 include: "rules/common.smk"
-include: "rules/corpus.smk"
-include: "rules/train.smk"
+
+
+# Runs come from a grid trained here, or from logs that others released.
+if STUDY.logs:
+
+    include: "rules/logs.smk"
+
+else:
+
+    include: "rules/corpus.smk"
+    include: "rules/train.smk"
+
+
 include: "rules/laws.smk"
 include: "rules/figures.smk"
 include: "rules/report.smk"

@@ -23,13 +23,8 @@ VIEW = snakefile.view_folder(OUT, CHOICE)
 snakefile.prepare_environment(workflow.basedir)
 
 
-wildcard_constraints:
-    run_id="|".join(ALL_RUNS),
-    source="|".join(STUDY.corpus.sources),
-
-
 def run_files(name):
-    """Return one file of every chosen run."""
+    """Return one file of every chosen run; none where runs are read from logs."""
     return [f"{OUT}/runs/{run_id}/{name}" for run_id in RUNS]
 
 
@@ -43,3 +38,22 @@ def parent_metrics(run_id):
     """Return what must exist before a transfer run starts; nothing for one from scratch."""
     option = parent_option(run_id)
     return ancient(f"{option[1]}/metrics.json") if option else []
+
+
+# What figures and report read beyond tables and laws, and the options that hand it to them.
+if STUDY.logs:
+    ORIGIN = [
+        f"{OUT}/{name}"
+        for name in ("isoflop_points.csv", "audit.csv", "reproduction.json")
+    ]
+    ORIGIN_OF_FIGURES = ["--points", ORIGIN[0]]
+    ORIGIN_OF_REPORT = ["--audit", ORIGIN[1], "--reproduction", ORIGIN[2]]
+else:
+    ORIGIN = [f"{OUT}/corpus/manifest.json", f"{OUT}/corpus/stats/sources.csv"]
+    ORIGIN_OF_FIGURES = [
+        "--corpus-stats",
+        f"{OUT}/corpus/stats",
+        "--metrics",
+        f"{OUT}/runs",
+    ]
+    ORIGIN_OF_REPORT = ["--corpus", f"{OUT}/corpus", "--metrics", f"{OUT}/runs"]

@@ -14,6 +14,10 @@ STAMPS = {
 SEQKIT = f"file:{workflow.basedir}/rules/wrappers/seqkit"
 
 
+wildcard_constraints:
+    source="|".join(STUDY.corpus.sources),
+
+
 rule fetch_source:
     output:
         f"{CORPUS}/sources/{{source}}.{{checksum}}.fasta",

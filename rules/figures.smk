@@ -1,17 +1,34 @@
-# Figures. In: runs table, curves, laws, findings, corpus statistics, metrics.
+# Figures. In: runs table, curves, laws, findings, holdout, sensitivity, and what only one kind of
+# study has (ORIGIN): corpus statistics and metrics, or the points of the paper's figure.
 # Out: figures/<name>.svg and .png, all drawn by one process (importing costs more than drawing).
 FIGURES = {
     "isoflop": "Laws",
     "frontiers": "Laws",
     "exponents": "Laws",
-    "parametric": "Laws",
+    "sensitivity": "Does it hold?",
+    "holdout": "Does it hold?",
+    "parametric": "Loss surface",
+    "isoloss": "Loss surface",
+    "identifiability": "Loss surface",
+    "allocation": "Laws",
     "learning_curves": "Runs",
     "repetition": "Runs",
-    "transfer": "Runs",
-    "speed": "Runs",
-    "corpus_lengths": "Corpus",
-    "corpus_residues": "Corpus",
 }
+FIGURES |= (
+    {
+        "effective_tokens": "Runs",
+        "transfer_curves": "Transfer",
+        "pretraining_share": "Transfer",
+        "mask_ratio": "Runs",
+    }
+    if STUDY.logs
+    else {
+        "transfer": "Transfer",
+        "speed": "Runs",
+        "corpus_lengths": "Corpus",
+        "corpus_residues": "Corpus",
+    }
+)
 
 
 rule figures_all:
@@ -20,7 +37,9 @@ rule figures_all:
         curves=f"{VIEW}/curves",
         laws=f"{VIEW}/laws/laws.json",
         findings=f"{VIEW}/laws/findings.json",
-        stats=f"{OUT}/corpus/stats/sources.csv",
+        holdout=f"{VIEW}/laws/holdout.json",
+        sensitivity=f"{VIEW}/laws/sensitivity.json",
+        origin=ORIGIN,
     output:
         **{
             name: report(
@@ -37,11 +56,11 @@ rule figures_all:
     conda:
         "../environment.yml"
     params:
+        names=list(FIGURES),
         folder=subpath(output.isoflop, parent=True),
-        stats=subpath(input.stats, parent=True),
-        metrics=lambda wildcards: f"{OUT}/runs",
+        origin=lambda wildcards: ORIGIN_OF_FIGURES,
     shell:
-        "python -m plmscale.figures all --runs {input.runs:q} --curves {input.curves:q}"
+        "python -m plmscale.figures {params.names} --runs {input.runs:q} --curves {input.curves:q}"
         " --laws {input.laws:q} --findings {input.findings:q}"
-        " --corpus-stats {params.stats:q} --metrics {params.metrics:q}"
+        " --holdout {input.holdout:q} --sensitivity {input.sensitivity:q} {params.origin:q}"
         " --out {params.folder:q} > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"

@@ -1,26 +1,12 @@
-# Laws. In: metrics and curves of the chosen runs. Out: runs.csv (and .parquet), curves/,
-# laws/laws.json, laws/findings.json.
-
-
-rule collect:
-    input:
-        metrics=run_files("metrics.json"),
-        curves=run_files("curve.csv"),
-    output:
-        runs=f"{VIEW}/runs.csv",
-        parquet=f"{VIEW}/runs.parquet",
-        curves=directory(f"{VIEW}/curves"),
-    log:
-        f"{VIEW}/logs/collect.log",
-    conda:
-        "../environment.yml"
-    script:
-        "../scripts/collect.py"
+# Laws. In: the runs table and curves. Out: laws/laws.json, laws/findings.json,
+# laws/holdout.json (do laws fitted to small budgets foretell large ones?) and
+# laws/sensitivity.json (how much of an exponent is choice?).
 
 
 rule fit:
     input:
         runs=f"{VIEW}/runs.csv",
+        curves=f"{VIEW}/curves",
     output:
         laws=f"{VIEW}/laws/laws.json",
     log:
@@ -33,9 +19,9 @@ rule fit:
         boot=STUDY.laws.bootstrap,
         seed=STUDY.laws.seed,
     shell:
-        "python -m plmscale.cli fit {input.runs:q} --out {output.laws:q}"
+        "python -m plmscale.cli fit {input.runs:q} --curves {input.curves:q} --out {output.laws:q}"
         " --methods {params.methods:q} --flops-column {params.flops}"
-        " --boot {params.boot} --seed {params.seed} > {log:q} 2>&1"
+        " --boot {params.boot} --seed {params.seed} --allow-empty > {log:q} 2>&1"
         " || {{ tail -n 3 {log:q} >&2; exit 1; }}"
 
 
@@ -54,4 +40,52 @@ rule findings:
     shell:
         "python -m plmscale.cli findings {input.runs:q} --out {output:q}"
         " --curves {input.curves:q} --run-folders {params.folders:q} > {log:q} 2>&1"
+        " || {{ tail -n 3 {log:q} >&2; exit 1; }}"
+
+
+rule holdout:
+    input:
+        runs=f"{VIEW}/runs.csv",
+        curves=f"{VIEW}/curves",
+    output:
+        f"{VIEW}/laws/holdout.json",
+    log:
+        f"{VIEW}/logs/holdout.log",
+    conda:
+        "../environment.yml"
+    params:
+        up_to=["--up-to", f"{STUDY.laws.fit_up_to:g}"] if STUDY.laws.fit_up_to else [],
+        methods=STUDY.laws.methods,
+        flops=STUDY.laws.flops,
+        seed=STUDY.laws.seed,
+    shell:
+        "python -m plmscale.cli holdout {input.runs:q} --curves {input.curves:q}"
+        " --out {output:q} {params.up_to:q} --methods {params.methods:q}"
+        " --flops-column {params.flops} --seed {params.seed} > {log:q} 2>&1"
+        " || {{ tail -n 3 {log:q} >&2; exit 1; }}"
+
+
+rule sensitivity:
+    input:
+        runs=f"{VIEW}/runs.csv",
+        curves=f"{VIEW}/curves",
+        variants=TABLE_VARIANTS.values(),
+    output:
+        f"{VIEW}/laws/sensitivity.json",
+    log:
+        f"{VIEW}/logs/sensitivity.log",
+    conda:
+        "../environment.yml"
+    params:
+        variants=[
+            word
+            for name, path in TABLE_VARIANTS.items()
+            for word in ("--variant", f"{name}={path}")
+        ],
+        flops=STUDY.laws.flops,
+        seed=STUDY.laws.seed,
+    shell:
+        "python -m plmscale.cli sensitivity {input.runs:q} --curves {input.curves:q}"
+        " --out {output:q} {params.variants:q}"
+        " --flops-column {params.flops} --seed {params.seed} > {log:q} 2>&1"
         " || {{ tail -n 3 {log:q} >&2; exit 1; }}"

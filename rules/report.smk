@@ -21,10 +21,11 @@ rule report_html:
         metrics=run_files("metrics.json"),
         laws=f"{VIEW}/laws/laws.json",
         findings=f"{VIEW}/laws/findings.json",
+        holdout=f"{VIEW}/laws/holdout.json",
+        sensitivity=f"{VIEW}/laws/sensitivity.json",
         study=f"{VIEW}/study.yaml",
         figures=expand(f"{VIEW}/figures/{{name}}.svg", name=FIGURES),
-        corpus=f"{OUT}/corpus/manifest.json",
-        stats=f"{OUT}/corpus/stats/sources.csv",
+        origin=ORIGIN,
     output:
         f"{VIEW}/report.html",
     log:
@@ -32,12 +33,11 @@ rule report_html:
     conda:
         "../environment.yml"
     params:
-        metrics=lambda wildcards: f"{OUT}/runs",
         figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
-        corpus=subpath(input.corpus, parent=True),
+        origin=lambda wildcards: ORIGIN_OF_REPORT,
     shell:
         "python -m plmscale.report --runs {input.runs:q} --laws {input.laws:q}"
-        " --findings {input.findings:q} --figures {params.figures:q}"
-        " --corpus {params.corpus:q} --study {input.study:q}"
-        " --metrics {params.metrics:q} --out {output:q}"
+        " --findings {input.findings:q} --holdout {input.holdout:q}"
+        " --sensitivity {input.sensitivity:q} --figures {params.figures:q}"
+        " --study {input.study:q} {params.origin:q} --out {output:q}"
         " > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"

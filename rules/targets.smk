@@ -1,12 +1,14 @@
 # Named targets: snakemake corpus | grid | laws | figures | report, for the study and selection at hand.
 
 
-rule corpus:
-    input:
-        f"{OUT}/corpus/manifest.json",
-        f"{OUT}/corpus/stats/sources.csv",
-        # Of these rules, not of those that an older manifest was built by.
-        STAMPS["corpus"],
+if not STUDY.logs:
+
+    rule corpus:
+        input:
+            f"{OUT}/corpus/manifest.json",
+            f"{OUT}/corpus/stats/sources.csv",
+            # Of these rules, not of those that an older manifest was built by.
+            STAMPS["corpus"],
 
 
 rule grid:
@@ -19,6 +21,8 @@ rule laws:
     input:
         f"{VIEW}/laws/laws.json",
         f"{VIEW}/laws/findings.json",
+        f"{VIEW}/laws/holdout.json",
+        f"{VIEW}/laws/sensitivity.json",
 
 
 rule figures:

@@ -1,10 +1,19 @@
 # Training. In: the grid (RUNS), the corpus manifest, a parent's weights for transfer.
 # Out: runs/<run_id>/{recipe.json, metrics.json, curve.csv, validation.csv, model.safetensors,
-# config.json, tensorboard/}; checkpoints and logs in checkpoints/<run_id>/.
+# config.json, tensorboard/}; checkpoints and logs in checkpoints/<run_id>/; the runs table
+# (runs.csv, .parquet) and curves/ of the chosen runs.
 #
 # Nothing here makes Snakemake train a finished model again: a run's name carries the fingerprint
 # of its recipe, so inputs are `ancient`; the checkpoint folder stands in params and survives a
 # kill, so the next start goes on from it. Threads and devices are no part of params.
+
+
+# Runs tables that differ from the study's own in a choice; a grid trained here has none.
+TABLE_VARIANTS = {}
+
+
+wildcard_constraints:
+    run_id="|".join(ALL_RUNS),
 
 
 rule recipe:
@@ -65,3 +74,19 @@ rule train:
         " --checkpoint-seconds {resources.checkpoint_seconds}"
         " --warm {resources.fork_server}"
         " 2>&1 | tee -a {params.log:q} > {log:q}"
+
+
+rule collect:
+    input:
+        metrics=run_files("metrics.json"),
+        curves=run_files("curve.csv"),
+    output:
+        runs=f"{VIEW}/runs.csv",
+        parquet=f"{VIEW}/runs.parquet",
+        curves=directory(f"{VIEW}/curves"),
+    log:
+        f"{VIEW}/logs/collect.log",
+    conda:
+        "../environment.yml"
+    script:
+        "../scripts/collect.py"

@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from plmscale.corpus import cli as corpus_cli
     from plmscale.laws import cli as laws_cli
+    from plmscale.laws import robust_cli
+    from plmscale.paper import cli as paper_cli
+    from plmscale.paper import points, reproduce_cli
 
     parser = argparse.ArgumentParser(
         prog="plmscale",
@@ -54,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("study", type=Path)
     check.set_defaults(run=_check)
     laws_cli.add_subcommands(commands)
+    robust_cli.add_subcommands(commands)
+    paper_cli.add_subcommands(commands)
+    points.add_subcommand(commands)
+    reproduce_cli.add_subcommand(commands)
     corpus = commands.add_parser("corpus", help="build, verify or describe a corpus")
     corpus_cli.add_subcommands(corpus.add_subparsers(metavar="STEP", required=True))
     return parser
@@ -76,6 +83,11 @@ def _chosen(args: argparse.Namespace) -> tuple[Any, list[Any]]:
     from plmscale import grid, study
 
     loaded = study.load(args.study)
+    if loaded.logs:
+        raise PlmscaleError(
+            f"{args.study}: this study reads finished runs from logs, so it has no grid; its runs "
+            f"stand in {loaded.folder}/runs.csv after snakemake --configfile {args.study}"
+        )
     return loaded, grid.chosen_runs(loaded, args.subset, ",".join(args.select))
 
 

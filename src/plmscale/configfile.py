@@ -14,9 +14,9 @@ from plmscale.settings import Study
 
 _WIDTH = 100
 _HEAD = """\
-# plmscale: the default study, a demo that trains on this machine's processor in minutes.
-# Another study is a file under studies/ that says what it `overlays` and states what it changes;
-# `plmscale runs STUDY.yaml` prints the grid that results.
+# plmscale: a study with every key. config.yaml is the default one, a demo that trains on this
+# machine's processor in minutes. Another study is a file under studies/ that says what it
+# `overlays` and states what it changes; `plmscale runs STUDY.yaml` prints the grid that results.
 # Comments here come from src/plmscale/settings.py: change values freely, then `make config` rewrites
 # the comments and rules/schemas/study.schema.json.
 """

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from plmscale.architecture import PAPER_SIZES, Architecture
 from plmscale.corpus.config import CorpusConfig
 from plmscale.errors import suggest
+from plmscale.paper.fetch import URL
 
 Objective = Literal["clm", "mlm"]
 
@@ -206,13 +214,15 @@ Experiment = Annotated[
 ]
 
 
+Method = Literal[
+    "isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "isoflop_spline",
+    "isoflop_joint", "envelope", "parametric", "loss_n", "loss_d", "loss_c",
+]  # fmt: skip
+
+
 class LawsConfig(Strict):
-    methods: list[
-        Literal["isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "parametric"]
-    ] = Field(
-        ["isoflop_raw_loglog", "isoflop_raw_linear", "isoflop_parabola", "parametric"],
-        min_length=1,
-        description="Estimators to run side by side.",
+    methods: list[Method] = Field(
+        list(get_args(Method)), min_length=1, description="Estimators to run side by side."
     )
     flops: Literal["flops_6nd", "flops"] = Field(
         "flops_6nd",
@@ -222,6 +232,49 @@ class LawsConfig(Strict):
         1000, ge=0, description="Bootstrap replicates behind each 95 % interval."
     )
     seed: int = Field(0, ge=0, description="Seed of the bootstrap.")
+    fit_up_to: Positive | None = Field(
+        None,
+        description="Test of foresight: laws are also fitted to budgets up to this one alone and "
+        "asked for the larger ones. Default: all budgets but the largest.",
+    )
+
+
+def _as_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class LogsConfig(Strict):
+    """Logs that others released, in place of a corpus and a grid of our own."""
+
+    path: str = Field(
+        "", description="A folder that holds the logs already; empty: they are downloaded."
+    )
+    url: str = Field(URL, description="Archive to download, pinned to a commit.")
+    checksums: str = Field(
+        "resources/cheng2024-logs.sha256",
+        description="SHA-256 of every file that is taken from the archive, relative to the checkout.",
+    )
+    points_url: str = Field(
+        "https://raw.githubusercontent.com/cxysteven/ScalingProteinLM/"
+        "c6ca843c2074a3119305f88420e4829e6ac0f0d4/analysis/results/isoflop_points.csv",
+        description="The points of the paper's main figure, as its authors entered them by hand; "
+        "a file isoflop_points.csv beside the folder of the logs goes before it.",
+    )
+    points_sha256: str = Field(
+        "2c3ab029e2beeae3c8bf8b2639d7baf0c84604834443bfc6b7e28dfde6cc1882",
+        description="SHA-256 of what points_url gives.",
+    )
+    last: int = Field(
+        5, ge=1, description="A run's loss is the mean of so many last validation points."
+    )
+    jitter: Literal["remove", "keep"] = Field(
+        "remove",
+        description="remove: what runs that were validated on the same batches share in their "
+        "jitter is taken off their final losses; keep: losses as logged.",
+    )
+
+
+Logs = Annotated[LogsConfig, BeforeValidator(_as_path)]
 
 
 class Study(Strict):
@@ -230,7 +283,14 @@ class Study(Strict):
     study: Slug = Field(description="Name; results go to <results>/<study>/.")
     description: str = Field("", description="A sentence for the report.")
     results: str = Field("results", description="Folder of all results.")
-    corpus: CorpusConfig = Field(description="Sources, cleaning, split, shards and mixes.")
+    logs: Logs | None = Field(
+        None,
+        description="Logs of finished runs to read in place of training: then neither corpus nor "
+        "grid. A text is the path of their folder.",
+    )
+    corpus: CorpusConfig | None = Field(
+        None, description="Sources, cleaning, split, shards and mixes."
+    )
     model: ModelConfig = Field(ModelConfig(), description="What all models of the study share.")
     sizes: dict[Slug, SizeConfig] = Field(
         {}, description="Shapes of the study's own, beside the paper's."
@@ -240,7 +300,7 @@ class Study(Strict):
         ValidationConfig(), description="How every model is measured."
     )
     grid: dict[Slug, Experiment] = Field(
-        min_length=1, description="Experiments; a run that two of them ask for is trained once."
+        {}, description="Experiments; a run that two of them ask for is trained once."
     )
     laws: LawsConfig = Field(LawsConfig(), description="What is fitted.")
     execution: ExecutionConfig = Field(
@@ -249,6 +309,16 @@ class Study(Strict):
     subsets: dict[Slug, dict[str, Any]] = Field(
         {}, description="Named selections: column: value or list of values."
     )
+
+    @model_validator(mode="after")
+    def _runs_have_one_origin(self) -> Study:
+        own = [name for name in ("corpus", "grid") if getattr(self, name)]
+        if self.logs and own:
+            raise ValueError(f"logs: runs come from released logs, so {own[0]} must be absent")
+        if not self.logs and len(own) < 2:
+            missing = "grid" if "corpus" in own else "corpus"
+            raise ValueError(f"{missing}: this key is required (or logs, to read finished runs)")
+        return self
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Study:

@@ -84,6 +84,12 @@ def view_folder(out: str, choice: Mapping[str, str]) -> str:
     return f"{out}/subsets/{slug}"
 
 
+def beside(folder: str, name: str) -> list[str]:
+    """Return the path of `name` beside `folder` in a list, empty where there is none."""
+    path = Path(folder).parent / name
+    return [str(path)] if folder and path.is_file() else []
+
+
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a recipe as the text of its recipe.json: sorted keys, indented."""
     return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)

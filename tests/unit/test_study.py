@@ -31,8 +31,8 @@ def test_config_yaml_and_schema_are_what_the_types_say():
 @pytest.mark.parametrize(
     "path", sorted((study.PROJECT / "studies").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_every_shipped_study_is_valid_and_says_what_it_overlays(path):
-    assert "overlays" in study.read_yaml(path)
+def test_every_shipped_study_is_valid_and_says_where_its_runs_come_from(path):
+    assert {"overlays", "logs"} & set(study.read_yaml(path))
     assert study.load(path).study == path.stem
 
 
@@ -117,3 +117,26 @@ def test_views_of_different_selections_lie_apart():
 
 def test_schema_is_plain_json():
     assert json.loads(configfile.schema_text())["additionalProperties"] is False
+
+
+def test_a_study_of_released_logs_needs_neither_corpus_nor_grid(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("study: mine\nlogs: some/folder\n")
+    loaded = study.load(path)
+    assert loaded.logs.path == "some/folder"
+    assert loaded.logs.last == 5
+    assert loaded.corpus is None
+
+    from plmscale.cli import main
+
+    assert main(["plan", str(path)]) == 2
+    assert "reads finished runs from logs, so it has no grid" in capsys.readouterr().err
+
+
+def test_runs_come_from_one_place(tmp_path):
+    with pytest.raises(PlmscaleError, match="logs: runs come from released logs, so corpus"):
+        load_with(logs="some/folder")
+    path = tmp_path / "empty.yaml"
+    path.write_text("study: mine\n")
+    with pytest.raises(PlmscaleError, match="corpus: this key is required"):
+        study.load(path)

@@ -27,7 +27,7 @@ def fetch(place: str, sha256: str, target: str | Path) -> None:
     """
     if "://" not in place:
         if not Path(place).is_file():
-            raise PlmscaleError(f"{place}: no such file (corpus.sources)")
+            raise PlmscaleError(f"{place}: no such file")
         with open(place, "rb") as handle:
             return _verified_copy(handle, place, sha256, target)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -59,5 +59,5 @@ def _verified_copy(handle: IO[bytes], place: str, sha256: str, target: str | Pat
         if digest.hexdigest() != sha256:
             raise PlmscaleError(
                 f"{place}: SHA-256 is {digest.hexdigest()}, expected {sha256}; the file is damaged "
-                "or another release: fetch it again, or correct corpus.sources"
+                "or another release: fetch it again, or correct its checksum in the study"
             )

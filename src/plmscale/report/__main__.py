@@ -38,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="corpus folder with manifest.json")
     parser.add_argument("--study", type=Path, help="the resolved study, YAML or JSON")
     parser.add_argument("--metrics", type=Path, help="folder of run folders with metrics.json")
+    parser.add_argument("--holdout", type=Path, help="holdout.json")
+    parser.add_argument("--sensitivity", type=Path, help="sensitivity.json")
+    parser.add_argument("--audit", type=Path, help="audit.csv of released logs")
+    parser.add_argument("--reproduction", type=Path, help="reproduction.json")
+    parser.add_argument("--points", type=Path, help="points of the paper's IsoFLOP figure")
     parser.add_argument("--out", type=Path, required=True, help="report.html")
     return parser
 

@@ -19,8 +19,11 @@ from plmscale.errors import PlmscaleError
 from plmscale.figures import data, findview, lawview
 from plmscale.figures.speed import PARTS, time_table
 from plmscale.files import read_json
-from plmscale.report import tables, words
+from plmscale.report import holds, tables, verdicts, words, worth
 from plmscale.report.captions import CAPTIONS, GROUPS
+
+# Up to so many comparisons of two runs stand in the text; more are folded away behind their laws.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Sources:
     corpus: Path | None = None
     study: Path | None = None
     metrics: Path | None = None
+    holdout: Path | None = None
+    sensitivity: Path | None = None
+    audit: Path | None = None
+    reproduction: Path | None = None
+    points: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,18 @@ class Figure:
     uri: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table under its own title: sentences that say what it shows, columns, rows, a figure."""
+
+    anchor: str
+    title: str
+    sentences: list[str]
+    columns: tuple[tuple[str, str], ...]
+    rows: list[list[str]]
+    figure: Figure | None = None
+
+
 @dataclass
 class Content:
     """Everything the template shows; text only, escaped by the template."""
@@ -56,6 +76,7 @@ class Content:
     scope: str
     answers: list[tuple[str, str]]
     side: list[str]
+    pairs: list[str]
     caveats: list[str]
     warnings: list[str]
     excluded: list[dict[str, str]]
@@ -69,6 +90,10 @@ class Content:
     times: list[tuple[str, str]]
     time_sentence: str
     study_text: str = ""
+    tests: list[Table] = field(default_factory=list)
+    verdicts: list[Table] = field(default_factory=list)
+    verdict_sentences: list[str] = field(default_factory=list)
+    audit: Table | None = None
     failed: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -84,7 +109,17 @@ def gather(sources: Sources) -> Content:
     study, study_text = _study(sources.study)
     budgets = data.isoflop_runs(runs)["budget"].dropna().tolist()
     times = time_table(inputs.metrics)
+    reproduction = read_json(sources.reproduction) if sources.reproduction else {}
+    tests = _tests(sources)
     excluded = lawview.excluded(laws)
+    pairs = _pairs(findings)
+    side = [
+        *worth.repetition_sentences(laws.get("repetition")),
+        *worth.transfer_sentences(laws.get("transfer")),
+    ]
+    if len(pairs) <= _FEW:
+        # A study with a pair or two says what was seen; the laws of many pairs say it better.
+        side, pairs = pairs, []
     scope = f"On this corpus, {words.budgets_phrase(budgets)}:"
     seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
     name = str(study.get("study") or runs["study"].iloc[0] or "study")
@@ -95,12 +130,13 @@ def gather(sources: Sources) -> Content:
         "be trained, for a given amount of compute?",
         scope=scope,
         answers=_answers(laws),
-        side=_side(findings),
+        side=side,
+        pairs=pairs,
         caveats=_caveats(laws, findings, runs, excluded, seeds),
         warnings=_warnings(laws, findings),
         excluded=excluded,
         law_rows=tables.law_rows(laws),
-        groups=_groups(sources.figures),
+        groups=_groups(sources.figures, {t.figure.name for t in tests if t.figure}),
         run_columns=tables.RUN_COLUMNS,
         run_rows=tables.run_rows(runs, inputs.metrics),
         corpus_rows=tables.corpus_rows(manifest),
@@ -109,6 +145,10 @@ def gather(sources: Sources) -> Content:
         times=tables.time_parts(times),
         time_sentence=words.time_sentence(times[list(PARTS)].sum().to_dict()),
         study_text=study_text,
+        tests=tests,
+        verdicts=_verdicts(reproduction),
+        verdict_sentences=[verdicts.verdict_sentence(reproduction)] if reproduction else [],
+        audit=_audit(sources.audit),
         failed=_failed(inputs.metrics),
     )
 
@@ -133,7 +173,7 @@ def _answers(laws: dict[str, Any]) -> list[tuple[str, str]]:
     return [*found, (between, "")] if between else found
 
 
-def _side(findings: dict[str, Any]) -> list[str]:
+def _pairs(findings: dict[str, Any]) -> list[str]:
     repeated = findview.differences(findings, "repetition")
     moved = findview.differences(findings, "transfer")
     return [*map(words.repetition_sentence, repeated), *map(words.transfer_sentence, moved)]
@@ -174,6 +214,43 @@ def _paper(laws: dict[str, Any], runs: pd.DataFrame) -> list[str]:
     return [text for text in found if text]
 
 
+def _tests(sources: Sources) -> list[Table]:
+    found = []
+    if sources.holdout:
+        told = read_json(sources.holdout)
+        found.append(
+            Table("holdout", "Does it hold?", holds.holdout_sentences(told),
+                  holds.HOLDOUT_COLUMNS, holds.holdout_rows(told),
+                  _figure(sources.figures, "holdout"))
+        )  # fmt: skip
+    if sources.sensitivity:
+        told = read_json(sources.sensitivity)
+        found.append(
+            Table("choices", "How much of it is choice?", holds.choice_sentences(told),
+                  holds.CHOICE_COLUMNS, holds.choice_rows(told),
+                  _figure(sources.figures, "sensitivity"))
+        )  # fmt: skip
+    return found
+
+
+def _verdicts(told: dict[str, Any]) -> list[Table]:
+    return [
+        Table(f"verdict-{i}", title, [note] if note else [], verdicts.VERDICT_COLUMNS, rows)
+        for i, (title, note, rows) in enumerate(verdicts.verdict_groups(told), 1)
+    ]
+
+
+def _audit(path: Path | None) -> Table | None:
+    if path is None:
+        return None
+    try:
+        audit = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise PlmscaleError(f"{path}: cannot be read as a table ({error})") from None
+    return Table("audit", "Audit of the logs", verdicts.audit_sentences(audit),
+                 verdicts.AUDIT_COLUMNS, verdicts.audit_rows(audit))  # fmt: skip
+
+
 def _failed(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return [
         (item["run_id"], str(item.get("status")), str(item.get("status_detail") or ""))
@@ -193,29 +270,24 @@ def _study(path: Path | None) -> tuple[dict[str, Any], str]:
     return (loaded if isinstance(loaded, dict) else {}), text
 
 
-def _groups(folder: Path | None) -> list[tuple[str, list[Figure]]]:
+def _groups(folder: Path | None, placed: set[str]) -> list[tuple[str, list[Figure]]]:
+    """Return the figures that are there by group, without those that stand beside a table."""
     found = []
     for title, names in GROUPS:
-        figures = [_figure(folder, name) for name in names if _path(folder, name)]
-        if figures:
-            found.append((title, figures))
+        figures = [_figure(folder, name) for name in names if name not in placed]
+        if any(figures):
+            found.append((title, [figure for figure in figures if figure]))
     return found
 
 
-def _path(folder: Path | None, name: str) -> Path | None:
-    for suffix in (".svg", ".png"):
-        if folder and (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
+def _figure(folder: Path | None, name: str) -> Figure | None:
+    for suffix, kind in ((".svg", "image/svg+xml"), (".png", "image/png")):
+        path = folder / f"{name}{suffix}" if folder else None
+        if path and path.is_file():
+            encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+            title, caption = CAPTIONS[name]
+            return Figure(name, title, caption, f"data:{kind};base64,{encoded}")
     return None
-
-
-def _figure(folder: Path | None, name: str) -> Figure:
-    path = _path(folder, name)
-    assert path is not None
-    kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-    title, caption = CAPTIONS[name]
-    return Figure(name, title, caption, f"data:{kind};base64,{encoded}")
 
 
 def raised(text: str) -> Markup:

@@ -1,0 +1,89 @@
+"""What of the paper came out again, and what the audit found: rows for the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from plmscale.figures.style import OBJECTIVE_NAME
+
+VERDICT_COLUMNS = (
+    ("quantity", "nowrap"), ("published", "number"), ("here", "number"), ("95 % interval", "nowrap"),
+    ("difference", "number"), ("verdict", "nowrap"), ("remark", "remark"),
+)  # fmt: skip
+
+AUDIT_COLUMNS = (
+    ("file", "wide"), ("taken for", "text"), ("is", "text"), ("decision", "text"), ("why", "text"),
+)  # fmt: skip
+
+_SKIPPED = "-tag-lm-loss-validation_valid_lm"
+
+
+def verdict_groups(found: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
+    """Return title, remark and rows (in the order of VERDICT_COLUMNS) of each group of verdicts."""
+    notes = found.get("notes") or {}
+    groups: dict[str, list[list[str]]] = {}
+    for row in found.get("rows") or []:
+        name = OBJECTIVE_NAME.get(row.get("objective"), "")
+        groups.setdefault(row["group"], []).append(
+            [
+                f"{name} {row['quantity']}".strip(),
+                row["published"],
+                row["here"],
+                row["interval"],
+                row["difference"],
+                row["verdict"],
+                row["why"],
+            ]
+        )
+    return [(title, notes.get(title, ""), rows) for title, rows in groups.items()]
+
+
+def verdict_sentence(found: dict[str, Any]) -> str:
+    """Say how many numbers came out again, and how many did not."""
+    rows = [row for row in found.get("rows") or [] if row["verdict"]]
+    if not rows:
+        return ""
+    counts = pd.Series([row["verdict"] for row in rows]).value_counts()
+    parts = [f"{count} {verdict}" for verdict, count in counts.items()]
+    return f"Of {len(rows)} comparisons with published numbers: {', '.join(parts)}."
+
+
+def audit_rows(audit: pd.DataFrame) -> list[list[str]]:
+    """Return the corrected and excluded files, in the order of AUDIT_COLUMNS."""
+    found = audit[audit["decision"] != "kept"].fillna("")
+    return [
+        [
+            # A file's full name is mostly what its exporter added to every one.
+            str(row["file"]).replace(_SKIPPED, "…"),
+            _what(row, "taken_"),
+            _what(row, ""),
+            str(row["decision"]),
+            str(row["why"]).replace(_SKIPPED, "…"),
+        ]
+        for row in found.to_dict("records")
+    ]
+
+
+def _what(row: dict[str, Any], prefix: str) -> str:
+    size = row["label"] if prefix else row["architecture"]
+    parts = [row[f"{prefix}objective"], size, row[f"{prefix}corpus"], row[f"{prefix}split"]]
+    budget = row[f"{prefix}budget"]
+    return ", ".join([str(part) for part in parts if part] + ([f"{budget:.3g}"] if budget else []))
+
+
+def audit_sentences(audit: pd.DataFrame) -> list[str]:
+    """Say how many files were read, what became of them, and which mistakes there were."""
+    counts = audit["decision"].value_counts()
+    parts = [
+        f"{counts[name]} {name}" for name in ("kept", "corrected", "excluded") if name in counts
+    ]
+    runs = audit["run_id"].dropna().nunique()
+    kinds = audit["mistakes"].fillna("").str.split(r"[;, ]+").explode()
+    kinds = kinds[kinds != ""].value_counts()
+    told = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in kinds.items())
+    return [
+        f"{len(audit)} files were read: {', '.join(parts)}. They hold {runs} distinct runs.",
+        f"What was found: {told}." if told else "Nothing was found.",
+    ]
