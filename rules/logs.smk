@@ -97,6 +97,7 @@ rule reproduction:
         laws=f"{VIEW}/laws/laws.json",
         runs=f"{OUT}/runs.csv",
         curves=f"{OUT}/curves",
+        audit=f"{OUT}/audit.csv",
     output:
         f"{OUT}/reproduction.json",
     log:
@@ -108,5 +109,5 @@ rule reproduction:
     shell:
         "python -m plmscale.cli reproduce {input.logs:q} --points {input.points:q}"
         " --laws {input.laws:q} --runs {input.runs:q} --curves {input.curves:q}"
-        " --seed {params.seed} --out {output:q} > {log:q} 2>&1"
+        " --audit {input.audit:q} --seed {params.seed} --out {output:q} > {log:q} 2>&1"
         " || {{ tail -n 3 {log:q} >&2; exit 1; }}"

@@ -107,18 +107,19 @@ def interval(entry: dict[str, Any], which: str | None, letter: str) -> tuple[flo
     found = entry.get("ci95") or {}
     if which is not None:
         found = found.get(which) or {}
-    return _pair(found.get(letter))
+    return pair(found.get(letter))
 
 
 def point_interval(point: dict[str, Any], name: str) -> tuple[float, float] | None:
     """Return the 95 % interval of "N_opt", "D_opt" or "loss" of one budget's minimum."""
-    return _pair(point.get(f"{name}_ci95"))
+    return pair(point.get(f"{name}_ci95"))
 
 
-def _pair(pair: Any) -> tuple[float, float] | None:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
+def pair(ends: Any) -> tuple[float, float] | None:
+    """Return an interval as two floats, infinite where unbounded; None where there is none."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
         return None
-    low, high = number(pair[0]), number(pair[1])
+    low, high = number(ends[0]), number(ends[1])
     return (-math.inf if low is None else low, math.inf if high is None else high)
 
 

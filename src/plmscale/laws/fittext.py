@@ -108,10 +108,10 @@ def _remarks(laws: Mapping[str, Any]) -> list[str]:
     lines = []
     if len(laws["excluded"]) <= _LISTED:
         lines += [f"left out: {row['run_id']}: {row['why']}" for row in laws["excluded"]]
-    return [*lines, *(f"warning: {text}" for text in _grouped(laws["warnings"]))]
+    return [*lines, *(f"warning: {text}" for text in grouped(laws["warnings"]))]
 
 
-def _grouped(warnings: Sequence[str]) -> list[str]:
+def grouped(warnings: Sequence[str]) -> list[str]:
     """Say once what several methods say alike: `clm a, b: text`."""
     methods: dict[tuple[str, str], list[str]] = {}
     for text in warnings:

@@ -55,6 +55,7 @@ def reproduce(
     laws: Mapping[str, Any],
     parametric: Mapping[str, Mapping[str, Any]],
     scatter: Mapping[str, float],
+    audit: pd.DataFrame | None = None,
     n_boot: int = 400,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def reproduce(
 
     `points` are the points of the paper's figure (paper.points.read_points), `laws` the content
     of laws.json of the audited logs, `parametric` per objective what paper.table_a9 returns,
-    `scatter` the standard deviation of consecutive validation points by objective.
+    `scatter` the standard deviation of consecutive validation points by objective, `audit` the
+    content of audit.csv, for the reasons.
     """
     of_points = fit_laws(points, methods=_SAYING, n_boot=n_boot, seed=seed)["laws"]
     rows = [
@@ -70,7 +72,7 @@ def reproduce(
         *_parametric(parametric),
         *_audited(laws["laws"]),
         *_large_models(laws),
-        *_transfer(laws.get("transfer") or {}),
+        *_transfer(laws.get("transfer") or {}, _training_losses(audit)),
         *_jitter(scatter),
     ]
     counts = pd.Series([row["verdict"] for row in rows]).value_counts()
@@ -179,14 +181,13 @@ def _parametric(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         )  # fmt: skip
         for letter, text in printed.items():
             same = fit["differences"][letter]["two_digits"]
-            why = stop
             verdict = f"{REPRODUCED} to 2 digits" if same else NOT
-            rows.append(_row(group, letter, objective, text, mine[letter], None, verdict, why))
+            rows.append(_row(group, letter, objective, text, mine[letter], None, verdict, ""))
         still = "" if mine["stationary"] else "; the printed one is no optimum: from there it falls"
         rows.append(
             _row(group, "least objective", objective,
                  f"{there['objective']:.4g}", best["objective"], None, "",
-                 f"published: at the printed values; here: the global optimum, E {best['E']:.3g}, alpha {best['alpha']:.3g}, beta {best['beta']:.3g}, "
+                 f"the row is {stop}. Published: at the printed values; here: the global optimum, E {best['E']:.3g}, alpha {best['alpha']:.3g}, beta {best['beta']:.3g}, "
                  f"size exponent {best['a']:.3f} (printed {there['a']:.3f}){still}")
         )  # fmt: skip
     return rows
@@ -206,6 +207,13 @@ def _audited(laws: Mapping[str, Any]) -> list[dict[str, Any]]:
                 target = float(printed[1])
                 verdict = WITHIN if _inside(target, ends) else NOT
                 why = _NAMES[method]
+                if verdict == NOT and law == "N_opt":
+                    low, high = laws[objective]["isoflop_raw_linear"]["ci95"][law][letter]
+                    why += (
+                        f": all runs of a budget place its optimum. The paper's own method, raw "
+                        f"minima in linear space, has {low:.2f} to {high:.2f} on these logs, so its "
+                        "three digits are more than the data hold"
+                    )
                 rows.append(
                     _row(
                         group, f"{law}: {letter}", objective, printed[1], value, ends, verdict, why
@@ -234,7 +242,15 @@ def _large_models(laws: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _transfer(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _training_losses(audit: pd.DataFrame | None) -> dict[str, int]:
+    """Return how many transfer files hold training losses in place of validation, by objective."""
+    if audit is None:
+        return {}
+    wrong = audit["mistakes"].fillna("").str.contains("training_loss")
+    return audit[wrong & (audit["kind"] == "transfer")].groupby("objective").size().to_dict()
+
+
+def _transfer(section: Mapping[str, Any], training: Mapping[str, int]) -> list[dict[str, Any]]:
     group = TRANSFER
     rows = []
     directions = section.get("directions") or {}
@@ -248,12 +264,17 @@ def _transfer(section: Mapping[str, Any]) -> list[dict[str, Any]]:
             printed = wanted[kind][1]
             ends = (law.get("ci95") or {}).get("a")
             verdict = WITHIN if _inside(float(printed), ends) else NOT
+            why = f"final losses of {direction['n_pairs']} sizes"
+            if verdict == NOT and training.get(objective):
+                why += (
+                    f"; {training[objective]} of the released files hold training losses, which lie "
+                    "lower: here the validation losses of the same runs stand in"
+                )
             quantity = "L(C) exponent, " + (
                 "from scratch" if kind == "scratch" else "after the other"
             )
             rows.append(
-                _row(group, quantity, objective, printed, law["a"], ends, verdict,
-                     f"final losses of {direction['n_pairs']} sizes", 3)
+                _row(group, quantity, objective, printed, law["a"], ends, verdict, why, 3)
             )  # fmt: skip
     share = next(
         (d.get("share") for d in directions.values() if d["objective"] == "mlm"), None

@@ -20,6 +20,7 @@ def add_subcommand(subparsers: Any) -> None:
     parser.add_argument("--laws", type=Path, required=True, help="laws.json of the audited logs")
     parser.add_argument("--runs", type=Path, required=True, help="runs.csv of the audit")
     parser.add_argument("--curves", type=Path, required=True, help="curves of the audit")
+    parser.add_argument("--audit", type=Path, help="audit.csv, for the reasons of some verdicts")
     parser.add_argument("--out", type=Path, required=True, metavar="reproduction.json")
     parser.add_argument("--boot", type=int, default=400, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
@@ -28,6 +29,8 @@ def add_subcommand(subparsers: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    import pandas as pd
+
     from plmscale.files import read_json, write_json
     from plmscale.laws.table.curvefiles import read_curves
     from plmscale.paper.logs import read_logs
@@ -45,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     curves = read_curves(args.curves, runs["run_id"])
     found = reproduce(
         read_points(args.points), read_json(args.laws), parametric, late_jitter(runs, curves),
-        n_boot=args.boot, seed=args.seed,
+        audit=pd.read_csv(args.audit) if args.audit else None, n_boot=args.boot, seed=args.seed,
     )  # fmt: skip
     found["parametric"] = parametric
     write_json(args.out, found)

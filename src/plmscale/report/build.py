@@ -19,6 +19,7 @@ from plmscale.errors import PlmscaleError
 from plmscale.figures import data, findview, lawview
 from plmscale.figures.speed import PARTS, time_table
 from plmscale.files import read_json
+from plmscale.laws.fittext import grouped
 from plmscale.report import holds, tables, verdicts, words, worth
 from plmscale.report.captions import CAPTIONS, GROUPS
 
@@ -81,6 +82,7 @@ class Content:
     warnings: list[str]
     excluded: list[dict[str, str]]
     law_rows: list[list[str]]
+    conventions: Table
     groups: list[tuple[str, list[Figure]]]
     run_columns: tuple
     run_rows: list[list[tables.Cell]]
@@ -111,6 +113,7 @@ def gather(sources: Sources) -> Content:
     times = time_table(inputs.metrics)
     reproduction = read_json(sources.reproduction) if sources.reproduction else {}
     tests = _tests(sources)
+    audit = _read_audit(sources.audit)
     excluded = lawview.excluded(laws)
     pairs = _pairs(findings)
     side = [
@@ -133,9 +136,16 @@ def gather(sources: Sources) -> Content:
         side=side,
         pairs=pairs,
         caveats=_caveats(laws, findings, runs, excluded, seeds),
-        warnings=_warnings(laws, findings),
-        excluded=excluded,
+        warnings=_warnings(laws, findings, pairs),
+        excluded=verdicts.with_reasons(excluded, audit),
         law_rows=tables.law_rows(laws),
+        conventions=Table(
+            "conventions",
+            "Compute counted both ways",
+            [],
+            tables.CONVENTION_COLUMNS,
+            tables.convention_rows(laws),
+        ),
         groups=_groups(sources.figures, {t.figure.name for t in tests if t.figure}),
         run_columns=tables.RUN_COLUMNS,
         run_rows=tables.run_rows(runs, inputs.metrics),
@@ -148,7 +158,7 @@ def gather(sources: Sources) -> Content:
         tests=tests,
         verdicts=_verdicts(reproduction),
         verdict_sentences=[verdicts.verdict_sentence(reproduction)] if reproduction else [],
-        audit=_audit(sources.audit),
+        audit=_audit_table(audit),
         failed=_failed(inputs.metrics),
     )
 
@@ -198,9 +208,14 @@ def _caveats(
     return [text for text in found if text]
 
 
-def _warnings(laws: dict[str, Any], findings: dict[str, Any]) -> list[str]:
-    texts = [*lawview.warnings(laws), *map(str, findings.get("warnings") or [])]
-    return list(dict.fromkeys(texts))
+def _warnings(laws: dict[str, Any], findings: dict[str, Any], pairs: list[str]) -> list[str]:
+    texts = lawview.warnings(laws)
+    for section in ("transfer", "repetition"):
+        texts += (laws.get(section) or {}).get("warnings") or []
+    if not pairs:
+        # Where the comparisons are folded away, so is what they lacked.
+        texts += findings.get("warnings") or []
+    return grouped(list(dict.fromkeys(map(str, texts))))
 
 
 def _paper(laws: dict[str, Any], runs: pd.DataFrame) -> list[str]:
@@ -235,18 +250,24 @@ def _tests(sources: Sources) -> list[Table]:
 
 def _verdicts(told: dict[str, Any]) -> list[Table]:
     return [
-        Table(f"verdict-{i}", title, [note] if note else [], verdicts.VERDICT_COLUMNS, rows)
+        Table(f"verdict-{i}", title, [note] if note else [],
+              *verdicts.without_empty(verdicts.VERDICT_COLUMNS, rows))
         for i, (title, note, rows) in enumerate(verdicts.verdict_groups(told), 1)
-    ]
+    ]  # fmt: skip
 
 
-def _audit(path: Path | None) -> Table | None:
+def _read_audit(path: Path | None) -> pd.DataFrame | None:
     if path is None:
         return None
     try:
-        audit = pd.read_csv(path)
+        return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise PlmscaleError(f"{path}: cannot be read as a table ({error})") from None
+
+
+def _audit_table(audit: pd.DataFrame | None) -> Table | None:
+    if audit is None:
+        return None
     return Table("audit", "Audit of the logs", verdicts.audit_sentences(audit),
                  verdicts.AUDIT_COLUMNS, verdicts.audit_rows(audit))  # fmt: skip
 

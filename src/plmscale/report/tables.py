@@ -98,6 +98,31 @@ def law_rows(laws: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+CONVENTION_COLUMNS = (
+    ("objective", "text"), ("method", "nowrap"), ("a, C = 6ND", "number"), ("95 % interval", "nowrap"),
+    ("a, with attention", "number"), ("95 % interval", "nowrap"),
+)  # fmt: skip
+
+
+def convention_rows(laws: dict[str, Any]) -> list[list[str]]:
+    """Return the exponent a with compute counted both ways, in the order of CONVENTION_COLUMNS."""
+    found = laws.get("flops_conventions") or {}
+    both = [(found.get(name) or {}).get("laws") or {} for name in ("flops_6nd", "flops")]
+    rows = []
+    for objective in lawview.objectives(laws) if all(both) else []:
+        for method in lawview.METHODS:
+            entries = [side.get(objective, {}).get(method) or {} for side in both]
+            values = [lawview.number(entry.get("a")) for entry in entries]
+            if None in values:
+                continue
+            cells = [OBJECTIVE_NAME.get(objective, objective), lawview.METHODS[method]]
+            for value, entry in zip(values, entries, strict=True):
+                ends = lawview.pair(entry.get("a_ci95"))
+                cells += [f"{value:.3f}", interval_text(ends)]
+            rows.append(cells)
+    return rows
+
+
 def corpus_rows(manifest: dict[str, Any]) -> list[list[str]]:
     """Return source, share of the mix, training and validation sizes, and licence."""
     sources = manifest.get("sources") or {}
@@ -150,7 +175,8 @@ def provenance_rows(
     resumed = sum(int(item.get("resumed") or 0) for item in metrics)
     if resumed:
         rows.append(("resumed from a checkpoint", f"{resumed} times"))
-    return rows
+    # Runs read from logs have no hardware, seeds or corpus that anyone wrote down.
+    return rows if metrics else [(label, text) for label, text in rows if text != "–"]
 
 
 def _versions(metrics: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

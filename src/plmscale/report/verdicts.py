@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ VERDICT_COLUMNS = (
 )  # fmt: skip
 
 AUDIT_COLUMNS = (
-    ("file", "wide"), ("taken for", "text"), ("is", "text"), ("decision", "text"), ("why", "text"),
+    ("file", "wide"), ("taken for", "text"), ("is", "text"), ("decision", "text"), ("why", "remark"),
 )  # fmt: skip
 
 _SKIPPED = "-tag-lm-loss-validation_valid_lm"
@@ -87,3 +88,31 @@ def audit_sentences(audit: pd.DataFrame) -> list[str]:
         f"{len(audit)} files were read: {', '.join(parts)}. They hold {runs} distinct runs.",
         f"What was found: {told}." if told else "Nothing was found.",
     ]
+
+
+def without_empty(
+    columns: Sequence[tuple[str, str]], rows: list[list[str]]
+) -> tuple[tuple[tuple[str, str], ...], list[list[str]]]:
+    """Return columns and rows without the columns in which no row says anything."""
+    kept = [i for i in range(len(columns)) if any(row[i] not in ("", "–") for row in rows)]
+    return tuple(columns[i] for i in kept), [[row[i] for i in kept] for row in rows]
+
+
+def with_reasons(
+    excluded: list[dict[str, str]], audit: pd.DataFrame | None
+) -> list[dict[str, str]]:
+    """Return the runs in no law, a bare status replaced by what the audit found of that run."""
+    if audit is None:
+        return excluded
+    found = audit[audit["decision"] == "excluded"].dropna(subset=["run_id", "why"])
+    reasons = dict(zip(found["run_id"], found["why"], strict=True))
+    reasons |= {
+        row["run_id"]: "not among the released logs; the run that others start from"
+        for row in excluded
+        if row["status"] == "missing"
+    }
+    return [
+        {**row, "why": reasons.get(row["run_id"], row["why"])}
+        if row["why"].startswith("status is") else row
+        for row in excluded
+    ]  # fmt: skip
