@@ -152,3 +152,12 @@ def test_all_of_it_stands_in_the_page(told, tmp_path):
     assert "Does it hold?" in page
     assert "&lt;b&gt;because" in page
     assert "Beside the paper" not in page
+
+
+def test_pairs_validated_on_other_batches_are_told():
+    audit = pd.DataFrame({"run_id": ["a", "b", "c"], "valid_stream": [1, 2, 1]})
+    laws = {"repetition": {"pairs": [{"runs": {"repeated": "a", "fresh": "b"}},
+                                     {"runs": {"repeated": "a", "fresh": "c"}}]}}  # fmt: skip
+    assert verdicts.stream_sentence(audit, laws).startswith("1 of 2 runs that repeat a source")
+    assert verdicts.stream_sentence(audit[audit["run_id"] != "b"].assign(valid_stream=1),
+                                    {"repetition": {"pairs": laws["repetition"]["pairs"][1:]}}) == ""  # fmt: skip

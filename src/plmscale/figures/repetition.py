@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from plmscale.figures import findview, style
 from plmscale.figures.compare import Repetition, repetitions
 from plmscale.figures.data import Inputs, binned_curve, train_curve, valid_curve
+from plmscale.figures.style import interval_text
 
 _LOSS = "loss (nats per token)"
 _MIXED_DASH = (0, (4, 1.5))
@@ -98,8 +99,15 @@ def _panel(ax: Axes, inputs: Inputs, group: Repetition, looks: dict[str, tuple])
     name = style.OBJECTIVE_NAME.get(group.objective, group.objective)
     ax.set_title(f"{name}, N = {style.si(group.n_params)}")
     found = [findview.between(inputs.findings, run, group.mixed) for run in group.repeated]
-    style.direct_notes(ax, findview.lines(found), "upper right")
+    style.direct_notes(ax, _notes([item for item in found if item]), "upper right")
     _epoch_axis(ax, runs.loc[list(group.repeated)])
+
+
+def _notes(found: list[findview.Difference]) -> list[str]:
+    """Return the differences at the end in few words: a panel is narrow and full of curves."""
+    gaps = ", ".join(f"{item.delta:+.3f}" for item in found).replace("-", "−")
+    ends = [f"({interval_text(item.interval, 3)})" for item in found] if len(found) == 1 else []
+    return ["at the end", gaps, *ends] if found else []
 
 
 def turn_points(laws: dict[str, Any]) -> dict[str, tuple[float, float]]:

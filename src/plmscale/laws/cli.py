@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plmscale.errors import PlmscaleError
+from plmscale.laws.table.options import add_table_options, read_with_options
 
 
 def add_subcommands(subparsers: Any) -> None:
@@ -26,18 +27,8 @@ def _add_fit(subparsers: Any) -> None:
         "budget, seed, loss_sd and others of a runs table are used where they are there. "
         "docs/laws.md explains every method.",
     )
-    fit.add_argument("runs", type=Path, metavar="RUNS.csv", help="or .tsv, or .parquet")
+    add_table_options(fit)
     fit.add_argument("--out", type=Path, required=True, metavar="laws.json")
-    fit.add_argument("--rename", nargs="+", action="extend", default=[], metavar="NAME=YOURS",
-                     help="columns under other names, such as n_params=N loss=val_loss")  # fmt: skip
-    fit.add_argument("--objective", choices=("clm", "mlm"), help="of rows that name none")
-    fit.add_argument("--loss-unit", choices=("nats", "bits", "perplexity"), default="nats",
-                     help="of loss and loss_sd, a token (nats)")  # fmt: skip
-    fit.add_argument("--curves", type=Path, metavar="DIR",
-                     help="folder of learning curves, <run_id>.csv, for the method envelope and "
-                     "the sections on transfer and repetition")  # fmt: skip
-    fit.add_argument("--flops-column", choices=("flops_6nd", "flops"), default="flops_6nd",
-                     help="compute that counts: 6 N D, or the table's exact count")  # fmt: skip
     fit.add_argument("--noise-sd", type=float, metavar="NATS",
                      help="how far the loss of a rerun would differ, if you know it")  # fmt: skip
     fit.add_argument("--methods", nargs="+", metavar="METHOD", help="all by default")
@@ -87,19 +78,12 @@ def run_fit(args: argparse.Namespace) -> None:
     from plmscale.laws.fit import fit_laws
     from plmscale.laws.fittext import fit_text
     from plmscale.laws.sections import add_sections
-    from plmscale.laws.table.curvefiles import read_curves
-    from plmscale.laws.table.usertable import read_user_table
 
-    read = read_user_table(
-        args.runs, rename=_pairs(args.rename), objective=args.objective, loss_unit=args.loss_unit
-    )
-    curves = None
-    if args.curves:
-        curves = read_curves(args.curves, read.runs["run_id"], args.loss_unit)
-        if not curves and not args.allow_empty:
-            example = f"{read.runs['run_id'].iloc[0]}.csv"
-            raise PlmscaleError(f"{args.curves}: no curve of any run; expected {example}")
-    elif "envelope" in (args.methods or ()):
+    read, curves = read_with_options(args)
+    if curves == {} and not args.allow_empty:
+        example = f"{read.runs['run_id'].iloc[0]}.csv"
+        raise PlmscaleError(f"{args.curves}: no curve of any run; expected {example}")
+    if curves is None and "envelope" in (args.methods or ()):
         raise PlmscaleError("method envelope is made of learning curves; add --curves DIR")
     laws = fit_laws(
         read.runs, curves=curves, methods=args.methods, flops_column=args.flops_column,
@@ -118,16 +102,6 @@ def run_fit(args: argparse.Namespace) -> None:
     except OSError as error:
         raise PlmscaleError(f"{args.out}: cannot be written ({error.strerror})") from None
     print(_dump(laws) if args.json else fit_text(laws))
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        new, _, old = text.partition("=")
-        if not (new and old):
-            raise PlmscaleError(f"--rename {text}: expected NAME=YOURS, such as n_params=N")
-        found[new] = old
-    return found
 
 
 def run_findings(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plmscale.errors import PlmscaleError
+from plmscale.laws.table.options import add_table_options, read_with_options
 from plmscale.textable import table
 
 
@@ -32,22 +33,16 @@ def add_subcommands(subparsers: Any) -> None:
 
 
 def _shared(parser: argparse.ArgumentParser, out: str, boot: int) -> None:
-    parser.add_argument("runs", type=Path, metavar="RUNS.csv")
+    add_table_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar=out)
-    parser.add_argument("--curves", type=Path, metavar="DIR", help="folder of <run_id>.csv")
-    parser.add_argument("--flops-column", choices=("flops_6nd", "flops"), default="flops_6nd")
     parser.add_argument("--boot", type=int, default=boot, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the file")
 
 
 def _read(args: argparse.Namespace) -> dict[str, Any]:
-    from plmscale.figures.data import load_curves
-    from plmscale.tables import read_runs
-
-    runs = read_runs(args.runs)
-    curves = load_curves(args.curves, runs["run_id"]) if args.curves else None
-    return {"runs": runs, "curves": curves, "flops_column": args.flops_column,
+    read, curves = read_with_options(args)
+    return {"runs": read.runs, "curves": curves, "flops_column": args.flops_column,
             "n_boot": args.boot, "seed": args.seed}  # fmt: skip
 
 

@@ -135,7 +135,10 @@ def gather(sources: Sources) -> Content:
         answers=_answers(laws),
         side=side,
         pairs=pairs,
-        caveats=_caveats(laws, findings, runs, excluded, seeds),
+        caveats=[
+            *_caveats(laws, findings, runs, excluded, seeds),
+            *filter(None, [verdicts.stream_sentence(audit, laws)]),
+        ],
         warnings=_warnings(laws, findings, pairs),
         excluded=verdicts.with_reasons(excluded, audit),
         law_rows=tables.law_rows(laws),

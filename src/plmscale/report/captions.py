@@ -94,8 +94,9 @@ CAPTIONS = {
         "validation loss, thin lines loss in training where it is known; the upper axis counts "
         "the epochs of the repeated source. A training loss that falls below the validation "
         "loss while that one rises is overfitting; triangles mark the least validation loss of "
-        "runs that turn for sure. The two sources differ in more than repetition, and curves of "
-        "more than a hundred points are drawn as means over one per cent of the run.",
+        "runs that turn for sure. Numbers are what the repeated source costs at the end, in nats "
+        "per token, with 95 % intervals. The two sources differ in more than repetition, and "
+        "curves of more than a hundred points are drawn as means over one per cent of the run.",
     ),
     "effective_tokens": (
         "What a repeated token is worth",

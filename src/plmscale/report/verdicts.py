@@ -116,3 +116,24 @@ def with_reasons(
         if row["why"].startswith("status is") else row
         for row in excluded
     ]  # fmt: skip
+
+
+def stream_sentence(audit: pd.DataFrame | None, laws: dict[str, Any]) -> str:
+    """Say where the two runs of a repetition pair were validated on other batches; "" if nowhere.
+
+    Runs validated on the same batches share their jitter, which the audit numbers by stream.
+    """
+    pairs = (laws.get("repetition") or {}).get("pairs") or []
+    if audit is None or not pairs or "valid_stream" not in audit:
+        return ""
+    known = audit.dropna(subset=["run_id", "valid_stream"])
+    stream = dict(zip(known["run_id"], known["valid_stream"], strict=True))
+    names = [(pair["runs"]["repeated"], pair["runs"]["fresh"]) for pair in pairs]
+    apart = sum(stream.get(one) != stream.get(two) for one, two in names)
+    if not apart:
+        return ""
+    return (
+        f"{apart} of {len(pairs)} runs that repeat a source do not share the validation jitter of "
+        "their partner on the mix: that both were validated on the same proteins is assumed, the "
+        "logs do not show it."
+    )

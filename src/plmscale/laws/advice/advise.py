@@ -75,9 +75,12 @@ def advise(
         raise PlmscaleError(f"{objective}: no method gave a law; "
                             f"{_first_warning(next(iter(entries.values()), {}))}")  # fmt: skip
     chosen, why = (method, "it was asked for") if method else _default(entries, answers)
-    answer = answers[chosen]
-    sizes = [found["n_params"]["value"] for found in answers.values()]
-    agreement = max(sizes) / min(sizes)
+    for name, found in answers.items():
+        found["sound"] = _sound(entries[name])
+    # A method that says of itself that it knows nothing has no say in whether methods agree.
+    saying = {key: found for key, found in answers.items() if found["sound"] or key == chosen}
+    sizes = {name: found["n_params"]["value"] for name, found in saying.items()}
+    agreement = max(sizes.values()) / min(sizes.values())
     extrapolation = _extrapolation(entries[chosen], flops)
     warnings = [text for text in entries[chosen].get("warnings", [])
                 if any(word in text for word in _SERIOUS)]  # fmt: skip
@@ -91,15 +94,14 @@ def advise(
             "and the intervals do not include that it may not",
         )
     if agreement > _DISAGREE:
-        low, high = (f"{name} {answers[name]['n_params']['value']:.3g}" for name in (
-            min(answers, key=lambda key: answers[key]["n_params"]["value"]),
-            max(answers, key=lambda key: answers[key]["n_params"]["value"]),
-        ))  # fmt: skip
+        ends = (min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__))
+        low, high = (f"{name} {sizes[name]:.3g}" for name in ends)
         warnings.append(
             f"methods disagree on N by a factor {agreement:.2g} ({low} to {high}); "
             "no single interval covers the choice of method"
         )
-    n, d, loss = (answer[name]["value"] for name in ("n_params", "tokens", "loss"))
+    answer = {name: answers[chosen][name] for name in ("n_params", "tokens", "loss")}
+    n, d, loss = (answer[name]["value"] for name in answer)
     return finite(
         {
             "objective": objective,
@@ -202,6 +204,9 @@ def _default(entries: Mapping[str, Any], answers: Mapping[str, Any]) -> tuple[st
 def _sound(entry: Mapping[str, Any]) -> bool:
     low, high = (entry.get("ci95") or {}).get("a") or (None, None)
     if low is None or high is None or high - low >= 1 or entry.get("converged") is False:
+        return False
+    known = entry.get("identified") or {}
+    if not all(known.get(name, True) for name in ("alpha", "beta")):
         return False
     return "points" not in entry or sum(bool(p.get("used", True)) for p in entry["points"]) >= 3
 

@@ -83,7 +83,8 @@ def _remarks(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
         size, loss = item["n_params"], item["loss"]["value"]
         found.append(
             (f"by {method}", f"N {count_text(size['value'])} "
-             f"({_interval(size['ci95'], count_text)}), loss {loss:.3f}")
+             f"({_interval(size['ci95'], count_text)}), loss {loss:.3f}"
+             + ("" if item["sound"] else "; not sound: see its warnings"))
         )  # fmt: skip
     return found
 
