@@ -114,3 +114,15 @@ def test_command_line(logs, tmp_path, capsys):
     assert cli.main(["audit", str(logs), "--out", str(tmp_path / "out"), "--last", "0"]) == 2
     assert cli.main(["audit", str(tmp_path / "no"), "--out", str(tmp_path / "out")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_curves_of_an_earlier_audit_are_replaced_and_nothing_else_is(logs, tmp_path):
+    out = tmp_path / "out"
+    audit(logs, out)
+    (out / "curves" / "old.csv").write_text("stale")
+    audit(logs, out)
+    assert not (out / "curves" / "old.csv").exists()
+    (out / "curves" / "notes.txt").write_text("mine")
+    with pytest.raises(PlmscaleError, match=r"notes\.txt: no curve of an earlier audit"):
+        audit(logs, out)
+    assert (out / "curves" / "notes.txt").read_text() == "mine"

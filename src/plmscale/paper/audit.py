@@ -41,9 +41,7 @@ def audit(
     if not runs:
         raise PlmscaleError(f"{folder}: no curve whose model is known; see its labels and axes")
     out = Path(out)
-    shutil.rmtree(out / "curves", ignore_errors=True)
-    for run in runs:
-        _write(curve_table(run), out / "curves" / f"{run.run_id}.csv")
+    _replace_curves(runs, out / "curves")
     losses = final_losses(runs, last, jitter == "remove")
     write_runs(runs_table(runs, losses), out / "runs.csv")
     write_runs(as_labelled(logs, Labels(logs)), out / "runs_as_labelled.csv")
@@ -55,6 +53,21 @@ def audit(
     }  # fmt: skip
     write_json(out / "audit.json", summary)
     return summary
+
+
+def _replace_curves(runs: list[Run], folder: Path) -> None:
+    """Write one curve a run into `folder`, in place of curves of an earlier audit."""
+    others = [path for path in folder.glob("*") if path.suffix != ".csv"] if folder.exists() else []
+    if others:
+        raise PlmscaleError(
+            f"{others[0]}: no curve of an earlier audit; move it, or give another --out"
+        )
+    fresh = folder.with_name(".curves.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for run in runs:
+        _write(curve_table(run), fresh / f"{run.run_id}.csv")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def summarise(table: pd.DataFrame, runs: list[Run]) -> dict[str, Any]:
