@@ -18,8 +18,9 @@ BIN = Path(sys.executable).parent
         ["ruff", "format", "--check", "."],
         ["snakefmt", "--check", "Snakefile", "rules"],
         ["snakemake", "--lint"],
+        ["snakemake", "--lint", "--configfile", "studies/cheng2024-logs.yaml"],
     ],
-    ids=lambda c: " ".join(c[:2]),
+    ids=lambda c: " ".join([*c[:2], *c[3:]]),
 )
 def test_clean(command):
     program = BIN / command[0]

@@ -138,7 +138,8 @@ def choice_sentences(found: dict[str, Any]) -> list[str]:
         choices = effect.get("choices") or {}
         if not choices or effect.get("data_sd") is None:
             continue
-        name, item = max(choices.items(), key=lambda pair: pair[1]["sd"])
+        whole = {name: item for name, item in choices.items() if name != "profile_method"}
+        name, item = max(whole.items(), key=lambda pair: pair[1]["sd"])
         share = item["sd"] / effect["data_sd"] if effect["data_sd"] else math.inf
         relation = (
             "more than the data leave open" if share > 1.2
@@ -146,9 +147,10 @@ def choice_sentences(found: dict[str, Any]) -> list[str]:
             else "about as much as the data leave open"
         )  # fmt: skip
         narrow = choices.get("profile_method")
+        low, high = (f"{effect[end]:.2f}".replace("-", "−") for end in ("lowest", "highest"))
         texts.append(
             f"{OBJECTIVE_NAME.get(objective, objective)}: over {effect['n_fits']} fits the size "
-            f"exponent runs from {effect['lowest']:.2f} to {effect['highest']:.2f}. "
+            f"exponent runs from {low} to {high}. "
             f"{CHOICES.get(name, name).capitalize()} matters most: it moves the exponent by "
             f"{item['sd']:.3f} (s.d. over its levels), {relation} "
             f"(standard error {effect['data_sd']:.3f})."
