@@ -24,6 +24,8 @@ MIN_SIZES = 3
 _MIN_POINTS = 3
 # Over less than a decade an exponent hangs on a few neighbouring sizes.
 _SPAN = 10.0
+# Below this no slope in ln C is worth a number.
+_LEAST_SPAN = 2.0
 # Losses held in memory at a time while replicates look for their best runs.
 _CHUNK = 4_000_000
 MID_RUN = (
@@ -114,6 +116,13 @@ def fit_envelope(
     entry["points"] = points.to_dict("records")
     if len(points) < _MIN_POINTS:
         text = f"{where}: {len(points)} points; a law needs {_MIN_POINTS} at least"
+        return entry | {"warnings": [*warnings, text]}
+    span = float(points["flops"].max() / points["flops"].min())
+    if span < _LEAST_SPAN:
+        text = (
+            f"{where}: its points span only a factor {span:.3g} in compute, which shows no power "
+            "law; runs of more budgets are needed"
+        )
         return entry | {"warnings": [*warnings, text]}
     law = _laws(table, matrix, matrix.loss[None].argmin(axis=2))
     entry["N_opt"] = {"A": float(np.exp(law["log_A"][0])), "a": float(law["a"][0])}
@@ -284,11 +293,13 @@ def _noise(rows: pd.DataFrame, points: pd.DataFrame) -> Noise:
     """
     x = np.log(points["flops"].to_numpy())
     x = (x - x.mean()) / max(np.ptp(x), 1e-12)
-    degree = min(3, len(x) - 2)
-    residual = points["loss"] - np.polyval(np.polyfit(x, points["loss"], degree), x)
+    degree = min(3, len(np.unique(x.round(9))) - 2)
+    basis = np.vander(x, max(degree, 0) + 1)
+    loss = points["loss"].to_numpy()
+    residual = points["loss"] - basis @ np.linalg.lstsq(basis, loss)[0]
     # Points of one curve share its luck, so they count as one.
     by_run = residual.groupby(points["run_id"]).mean()
-    free = len(by_run) - degree - 1
+    free = len(by_run) - basis.shape[1]
     return choose_noise(
         seed_noise(rows), float((by_run**2).sum()), free, rows["loss_sd"].to_numpy(dtype=float)
     )

@@ -12,6 +12,7 @@ from plmscale.errors import PlmscaleError
 from plmscale.files import finite
 from plmscale.laws.advice.nearest import nearest_architecture
 from plmscale.laws.bootstrap import interval
+from plmscale.laws.isoflop.bend import bend_error
 from plmscale.laws.single import SINGLE_LAWS
 
 # Which method answers: the first of these that gave a sound law. A joint fit shares one profile
@@ -183,6 +184,9 @@ def _answer(entry: Mapping[str, Any], flops: float) -> dict[str, Any]:
                 "tokens": np.exp(column["log_B"] + column["b"] * log_c),
                 "loss": column.get("E", 0.0) + np.exp(column["log_K"] - column["c"] * log_c),
             }
+        # What the law cannot follow, on top of what the noise of its minima does to it.
+        extra = np.random.default_rng(0).standard_normal(len(spread["loss"]))
+        spread["loss"] = spread["loss"] * np.exp(bend_error(entry, flops) * extra)
         ends = {name: interval(np.r_[v, pad]) for name, v in spread.items()}
     return {name: {"value": value, "ci95": ends[name]} for name, value in values.items()}
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plmscale.laws.bootstrap import interval, law_intervals, sample
+from plmscale.laws.isoflop.bend import bend_text, find_bend
 from plmscale.laws.isoflop.powerlaw import fit_loglog
 from plmscale.laws.isoflop.profiles import Minima, Profile
 
@@ -72,8 +73,22 @@ def law_entry(
             "n": len(replicates["a"]),
             "failed": int(np.isnan(replicates["a"]).sum()),
         }
+        bend = _bend(log_c, [found[i] for i in chosen], [spread[i] for i in chosen], law)
+        if bend is not None:
+            entry["bend"] = bend
+            warnings = [*warnings, f"{where}: {bend_text(bend)}"]
     entry["warnings"] = warnings
     return entry
+
+
+def _bend(
+    log_c: Array, found: Sequence[Minima], spread: Sequence[Minima], law: dict[str, Array]
+) -> dict[str, float] | None:
+    loss = np.array([minima.loss[0] for minima in found])
+    if not (loss > 0).all():
+        return None
+    sd = np.array([np.nanstd(minima.loss) for minima in spread]) / loss
+    return find_bend(log_c, np.log(loss), sd, float(law["c"][0]), float(law["log_K"][0]))
 
 
 def power_laws(log_c: Array, minima: Sequence[Minima], fit: Fitter) -> dict[str, Array]:
