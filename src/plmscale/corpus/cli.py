@@ -30,6 +30,8 @@ def add_subcommands(commands: Any) -> None:
     check.set_defaults(run=_verify)
     show = commands.add_parser("stats", help="sequences, residues, lengths of a corpus")
     show.add_argument("dir", type=Path)
+    show.add_argument("--study", type=Path, metavar="STUDY.yaml",
+                      help="also how often its runs read each source, by mix and budget")  # fmt: skip
     show.add_argument("--write", action="store_true", help="also write DIR/stats/*.csv")
     show.add_argument("--json", action="store_true")
     show.set_defaults(run=_stats)
@@ -82,10 +84,30 @@ def _stats(args: argparse.Namespace) -> None:
     from plmscale.corpus import stats
 
     tables = stats.write_stats(args.dir) if args.write else stats.corpus_tables(args.dir)
+    if args.study:
+        tables["epochs"] = _epochs(args.dir, args.study)
     if args.json:
         print(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in tables.items()}))
-    else:
-        _show(args.dir)
+        return
+    _show(args.dir)
+    if args.study:
+        print("\nof the longest run of each mix and budget:\n")
+        rows = tables["epochs"].astype(object).where(tables["epochs"].notna(), None)
+        print(table(rows.to_dict("records"), list(rows.columns)))
+
+
+def _epochs(corpus_dir: Path, path: Path) -> Any:
+    from plmscale import grid, study
+    from plmscale.corpus.build import load_manifest
+    from plmscale.corpus.epochs import epochs_table
+
+    loaded = study.load(path)
+    if loaded.corpus is None:
+        raise PlmscaleError(f"{path}: this study has no corpus; it reads released logs")
+    manifest = load_manifest(corpus_dir)
+    if missing := sorted(set(loaded.corpus.sources) - set(manifest["sources"])):
+        raise PlmscaleError(f"{corpus_dir}: no source {', '.join(missing)}, which {path} reads")
+    return epochs_table(manifest, [run.recipe for run in grid.expand(loaded)])
 
 
 def _show(corpus_dir: Path) -> None:
