@@ -32,10 +32,7 @@ rule fetch_source:
         project=workflow.basedir,
     params:
         # As written in the study: a checkout that moves brings nothing in again.
-        place=lambda wildcards: (
-            STUDY.corpus.sources[wildcards.source].url
-            or STUDY.corpus.sources[wildcards.source].path
-        ),
+        place=lambda wildcards: snakefile.places(STUDY.corpus.sources[wildcards.source]),
         sha256=lambda wildcards: STUDY.corpus.sources[wildcards.source].sha256,
     shell:
         "python -m plmscale.corpus fetch {params.place:q} --sha256 {params.sha256:q}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plmscale.corpus.config import SourceConfig
 from plmscale.errors import PlmscaleError
 from plmscale.files import canonical_json, fingerprint
 from plmscale.grid import parse_select
@@ -90,6 +91,12 @@ def beside(folder: str, name: str) -> list[str]:
     return [str(path)] if folder and path.is_file() else []
 
 
+def places(source: SourceConfig) -> str | list[str]:
+    """Return where a source is brought in from: one place, or a list with its mirrors."""
+    place = source.url or source.path
+    return [place, *source.mirrors] if source.mirrors else place
+
+
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a recipe as the text of its recipe.json: sorted keys, indented."""
     return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)
@@ -102,6 +109,7 @@ def corpus_text(study: Study) -> str:
     """
     settings = study.corpus.model_dump(exclude={"mixes"})
     for source in settings["sources"].values():
+        del source["mirrors"]
         if not source["url"]:
             source["path"] = "local"
     return canonical_json(settings)

@@ -140,3 +140,21 @@ def test_runs_come_from_one_place(tmp_path):
     path.write_text("study: mine\n")
     with pytest.raises(PlmscaleError, match="corpus: this key is required"):
         study.load(path)
+
+
+def test_mirrors_stand_beside_an_address_and_change_nothing_that_is_built():
+    source = {"url": "https://one.org/x.fasta.gz", "path": "", "sha256": "a" * 64}
+    mirrored = {**source, "mirrors": ["https://two.org/x.fasta.gz"]}
+    base = study.read_yaml(DEFAULT)["corpus"] | {"mixes": {}}
+    grid = {"g": {"kind": "isoflop", "budgets": [1e9], "sizes": ["6M"]}}
+    one, two = (
+        load_with(corpus={**base, "sources": {"s": s}, "mixes": {"mix": {"s": 1}}}, grid=grid)
+        for s in (source, mirrored)
+    )
+    assert snakefile.places(one.corpus.sources["s"]) == "https://one.org/x.fasta.gz"
+    assert snakefile.places(two.corpus.sources["s"]) == [
+        "https://one.org/x.fasta.gz", "https://two.org/x.fasta.gz",
+    ]  # fmt: skip
+    assert snakefile.corpus_text(one) == snakefile.corpus_text(two)
+    with pytest.raises(PlmscaleError, match="mirrors stand beside a url"):
+        load_with(corpus={"sources": {"s": {**mirrored, "url": "", "path": "x.fasta"}}}, grid=grid)

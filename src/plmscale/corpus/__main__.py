@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m plmscale.corpus")
     steps = parser.add_subparsers(metavar="STEP", required=True)
     step = steps.add_parser("fetch")
-    step.add_argument("place")
+    step.add_argument("places", nargs="+", help="a path or address, then its mirrors")
     step.add_argument("--sha256", required=True)
     step.add_argument("--project", type=Path, default=Path(), help="what a path is relative to")
     step.add_argument("--out", type=Path, required=True)
@@ -62,8 +62,8 @@ def _fastas(folder: Path, sources: list[str]) -> dict[str, Path]:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    place = args.place if "://" in args.place else str(args.project / args.place)
-    fetch(place, args.sha256, args.out)
+    places = [p if "://" in p else str(args.project / p) for p in args.places]
+    fetch(places, args.sha256, args.out)
 
 
 def _letters(args: argparse.Namespace) -> None:

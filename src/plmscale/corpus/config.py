@@ -27,6 +27,9 @@ class SourceConfig(_Strict):
     url: str = Field(
         "", description="http(s):// or file:// address to bring it from when `path` is empty."
     )
+    mirrors: list[str] = Field(
+        [], description="Other addresses of the same file, tried in order after `url`."
+    )
     sha256: str = Field(
         description="Checksum of the file as brought in; what decides the content is pinned by it."
     )
@@ -51,6 +54,8 @@ class SourceConfig(_Strict):
     def _one_place(self) -> SourceConfig:
         if bool(self.path) == bool(self.url):
             raise ValueError("give either path or url")
+        if self.mirrors and not self.url:
+            raise ValueError("mirrors stand beside a url")
         return self
 
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import sys
 import tarfile
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,10 +17,6 @@ COMMIT = "12acfa0b1324b50e832f757e956bd26753aa5619"
 URL = f"https://codeload.github.com/cxysteven/ScalingProteinLM/tar.gz/{COMMIT}"
 CHECKSUMS = Path(__file__).parents[3] / "resources" / "cheng2024-logs.sha256"
 FOLDER = "data/training_logs"
-_ATTEMPTS = 4
-# Answers that another attempt does not change.
-_LOST = (400, 401, 403, 404, 410)
-_CHUNK = 1 << 20
 # The logs are 20 MB; a file beyond this is not one of them.
 _LARGEST = 64 << 20
 
@@ -60,6 +51,8 @@ def fetch_logs(url: str, checksums: str | Path, out: str | Path) -> int:
     Raises PlmscaleError when `out` exists, the address does not answer, the archive is damaged,
     or a file is missing or not the one expected (the first such is named).
     """
+    from plmscale.download.download import download
+
     out, table = Path(out), read_checksums(checksums)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()  # Snakemake makes the folders of its outputs
@@ -69,7 +62,8 @@ def fetch_logs(url: str, checksums: str | Path, out: str | Path) -> int:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         archive, unpacked = Path(scratch) / "archive", Path(scratch) / "logs"
         unpacked.mkdir()
-        _download(url, archive)
+        # Beside the scratch folder, so that the next call goes on from what came.
+        download(url, archive, partial=out.parent / f".{out.name}.archive.part")
         found = _unpack(archive, unpacked, table, url)
         for name in sorted(table):
             if name not in found:
@@ -77,39 +71,11 @@ def fetch_logs(url: str, checksums: str | Path, out: str | Path) -> int:
                     f"{url}: {FOLDER}/{name} is not in the archive; is it the commit {COMMIT}?"
                 )
         unpacked.chmod(0o755)
-        unpacked.rename(out)
-    return len(table)
-
-
-def _download(url: str, target: Path) -> None:
-    """Copy what `url` gives to `target`; progress goes to stderr."""
-    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with urllib.request.urlopen(url, timeout=60) as source, open(target, "wb") as out:
-                total = int(source.headers.get("Content-Length") or 0)
-                _copy(source, out, total)
-            return
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno == 28:
-                raise PlmscaleError(f"no space left on the disk while writing {target}") from None
-            code = error.code if isinstance(error, urllib.error.HTTPError) else 0
-            if code in _LOST or not url.startswith("http") or attempt == _ATTEMPTS:
-                raise PlmscaleError(f"{url}: cannot be fetched: {error}") from None
-            print(f"plmscale: {url}: {error}; attempt {attempt + 1}", file=sys.stderr)
-            time.sleep(2**attempt)
-
-
-def _copy(source: IO[bytes], out: IO[bytes], total: int) -> None:
-    done, told = 0, 0.0
-    while chunk := source.read(_CHUNK):
-        out.write(chunk)
-        done += len(chunk)
-        if time.monotonic() - told > 2:
-            told = time.monotonic()
-            of = f" of {total / 1e6:.1f}" if total else ""
-            print(f"plmscale: {done / 1e6:.1f}{of} MB", file=sys.stderr)
-    if total and done != total:
-        raise OSError(f"ended after {done:,} of {total:,} bytes")
+            unpacked.rename(out)
+        except OSError:
+            raise PlmscaleError(f"{out}: another process has just made it") from None
+    return len(table)
 
 
 def _unpack(archive: Path, target: Path, table: dict[str, str], url: str) -> set[str]:
