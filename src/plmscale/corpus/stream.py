@@ -1,0 +1,123 @@
+"""A FASTA file of any size as a stream of cleaned blocks, on one core or several."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from plmscale.corpus.blocks import BLOCK_BYTES, LONGEST_RECORD, Fault, read_blocks
+from plmscale.corpus.config import CleanConfig
+from plmscale.corpus.fastclean import CleanBlock, LetterRule, clean_block
+from plmscale.errors import PlmscaleError
+
+T = TypeVar("T")
+
+
+def clean_fasta(
+    path: str | Path,
+    rule: CleanConfig,
+    threads: int = 1,
+    block_bytes: int = BLOCK_BYTES,
+    longest_record: int = LONGEST_RECORD,
+) -> Iterator[CleanBlock]:
+    """Yield what stays of the FASTA at `path` (plain, gzip, zstd or xz), block by block, in order.
+
+    With `threads` > 1 one thread reads and unpacks and `threads` clean; what is yielded is the
+    same. At most 2 * threads + 4 blocks are in memory. Raises PlmscaleError that names file,
+    record and line where something is wrong, and if no sequence is left in the end; blocks
+    before that have then been yielded.
+    """
+    letters = LetterRule(rule)
+    blocks = read_blocks(path, block_bytes, longest_record)
+    records = lines = written = 0
+    try:
+        for blank_lines, found in _cleaned(blocks, letters, threads):
+            lines += blank_lines
+            if isinstance(found, Fault):
+                raise found
+            block, newlines = found
+            yield replace(block, records=block.records + records)
+            records += block.counts["read_sequences"]
+            lines += newlines
+            written += block.counts["written_sequences"]
+    except Fault as fault:
+        raise fault.told(path, records, lines) from None
+    if not written:
+        raise PlmscaleError(f"{path}: no sequence is left after the letter rule and length limits")
+
+
+def _cleaned(
+    blocks: Iterator[tuple[bytes, int]], letters: LetterRule, threads: int
+) -> Iterator[tuple[int, tuple[CleanBlock, int] | Fault]]:
+    """Yield (blank lines before a block, the block and its lines, or what is wrong), in order."""
+
+    def work(data: bytes) -> tuple[CleanBlock, int] | Fault:
+        try:
+            return clean_block(data, letters)
+        except Fault as fault:
+            return fault
+
+    if threads == 1:
+        for data, blank_lines in blocks:
+            yield blank_lines, work(data)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        try:
+            for data, blank_lines in ahead(blocks):
+                waiting.append((blank_lines, pool.submit(work, data)))
+                if len(waiting) > threads:
+                    blank_lines, future = waiting.popleft()
+                    yield blank_lines, future.result()
+        except Fault as fault:
+            # The reader's: what it had read before comes first.
+            yield from ((blank_lines, future.result()) for blank_lines, future in waiting)
+            raise fault
+        yield from ((blank_lines, future.result()) for blank_lines, future in waiting)
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yield `items` made by a thread that keeps up to `depth` of them ready; errors come through.
+
+    Reading and unpacking release Python's lock, so they go on while the caller computes.
+    """
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value  # type: ignore[misc]
+            if kind == "end":
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
