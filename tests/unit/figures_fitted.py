@@ -85,8 +85,8 @@ def fitted() -> Inputs:
     runs, curves = tables()
     laws = add_sections(fit_laws(runs, curves=curves, n_boot=30), runs, curves=curves)
     points = pd.DataFrame(
-        {"objective": ["clm", "mlm"], "budget_flops": 1e11, "n_params": [4e3, 5e4],
-         "final_validation_loss": [3.1, 3.2]}
+        {"objective": ["clm", "mlm"], "budget": 1e11, "n_params": [4e3, 5e4],
+         "loss": [3.1, 3.2]}
     )  # fmt: skip
     few = ["isoflop_joint", "isoflop_parabola", "isoflop_raw_loglog"]
     return Inputs(

@@ -233,7 +233,11 @@ def test_several_figures_from_the_command_line(inputs, tmp_path):
     write_runs(runs, tmp_path / "runs.csv")
     write_json(tmp_path / "holdout.json", inputs.holdout)
     write_json(tmp_path / "sensitivity.json", inputs.sensitivity)
-    points = inputs.points.assign(objective=["CLM", "MLM"])
+    # As the authors wrote it, with a capital in the header.
+    points = pd.DataFrame(
+        {"objective": ["CLM", "MLM"], "budget_flops": 1e11, "model_size_label": ["4k", "50k"],
+         "N_params": [4e3, 5e4], "final_validation_loss": [3.1, 3.2]}
+    )  # fmt: skip
     points.to_csv(tmp_path / "points.csv", index=False)
     options = ["--runs", "runs.csv", "--holdout", "holdout.json", "--sensitivity",
                "sensitivity.json", "--points", "points.csv", "--out", "figures"]  # fmt: skip
@@ -250,9 +254,10 @@ def test_several_figures_need_a_folder(tmp_path):
 
 
 def test_points_without_a_column_are_named(tmp_path):
-    pd.DataFrame({"objective": ["CLM"], "n_params": [1e6]}).to_csv(tmp_path / "p.csv", index=False)
+    table = pd.DataFrame({"objective": ["CLM"], "model_size_label": ["1M"], "n_params": [1e6]})
+    table.to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(PlmscaleError, match="missing column budget_flops, final_validation_loss"):
-        data.load_points(tmp_path / "p.csv")
+        data.load(points=tmp_path / "p.csv")
 
 
 def test_binned_curves_keep_means():

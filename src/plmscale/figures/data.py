@@ -12,9 +12,8 @@ import pandas as pd
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
+from plmscale.paper.points import read_points
 from plmscale.tables import RUNS_COLUMNS, read_runs
-
-POINT_COLUMNS = ("objective", "budget_flops", "n_params", "final_validation_loss")
 
 
 @dataclass
@@ -56,7 +55,7 @@ def load(
         metrics=load_metrics(metrics, set(table["run_id"])) if metrics else [],
         holdout=read_json(holdout) if holdout else {},
         sensitivity=read_json(sensitivity) if sensitivity else {},
-        points=load_points(points) if points else pd.DataFrame(),
+        points=read_points(points) if points else pd.DataFrame(),
     )
 
 
@@ -75,20 +74,6 @@ def load_curves(folder: str | Path, run_ids: Iterable[str]) -> dict[str, pd.Data
                 found[run_id] = _read_csv(path)
                 break
     return found
-
-
-def load_points(path: str | Path) -> pd.DataFrame:
-    """Read points of a published IsoFLOP figure, with `objective` in lower case.
-
-    Raises PlmscaleError when the file is missing or lacks a column.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise PlmscaleError(f"{path}: no such file")
-    table = _read_csv(path)
-    if missing := [name for name in POINT_COLUMNS if name not in table]:
-        raise PlmscaleError(f"{path}: missing column {', '.join(missing)}")
-    return table.assign(objective=table["objective"].astype(str).str.lower())
 
 
 def load_stats(folder: str | Path) -> dict[str, pd.DataFrame]:

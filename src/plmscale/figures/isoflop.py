@@ -48,7 +48,7 @@ def _printed(ax: Axes, points: pd.DataFrame, objective: str) -> bool:
     mine = points[points["objective"] == objective] if len(points) else points
     if mine.empty:
         return False
-    ax.plot(mine["n_params"], mine["final_validation_loss"], ls="none", marker="_", ms=6,
+    ax.plot(mine["n_params"], mine["loss"], ls="none", marker="_", ms=6,
             color=style.INK, mew=0.6, alpha=0.7, zorder=2.5)  # fmt: skip
     return True
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
+# Half the width of a normal's 95 % interval, in standard deviations.
+Z95 = 1.959964
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from plmscale.files import finite
-from plmscale.laws.bootstrap import Noise, seed_noise
+from plmscale.laws.bootstrap import Z95, Noise, seed_noise
 
 Reader = Callable[[str], pd.DataFrame | None]
 
-_Z95 = 1.959964
 # Runs count as equal in tokens or compute within this share: whole steps round both.
 SAME = 0.05
 
@@ -158,7 +157,7 @@ def _compare(
         basis += "; seed noise from replicate seeds"
     else:
         basis += "; seed noise unknown and not included"
-    ends = [difference - _Z95 * error, difference + _Z95 * error]
+    ends = [difference - Z95 * error, difference + Z95 * error]
     if not math.isfinite(error):
         verdict, basis = "not resolved", "no standard error known"
     else:

@@ -17,17 +17,15 @@ import pandas as pd
 from plmscale.errors import PlmscaleError
 from plmscale.files import finite
 from plmscale.laws.advice.advise import advise
-from plmscale.laws.bootstrap import generator
+from plmscale.laws.bootstrap import Z95, generator
 from plmscale.laws.fit import fit_laws
 from plmscale.laws.isoflop.methods import fit_isoflop
 from plmscale.laws.isoflop.profiles import MIN_SIZES, build_profiles
+from plmscale.laws.single import SINGLE_LAWS
 from plmscale.laws.table.select import select
 
 # Rounding to whole steps puts a run's C slightly above its budget's label.
 _SLACK = 1.25
-_Z95 = 1.959964
-# Laws of one variable (Kaplan et al. 2020) name no best size.
-_NO_OPTIMUM = ("loss_n", "loss_d", "loss_c")
 
 
 def holdout(
@@ -64,7 +62,7 @@ def holdout(
             f"holdout: no runs {'up to' if kept.empty else 'above'} {limit:.3g} FLOPs; "
             "give --up-to (laws.fit_up_to) a budget between the smallest and the largest"
         )
-    chosen = [name for name in methods if name not in _NO_OPTIMUM] if methods else None
+    chosen = [name for name in methods if name not in SINGLE_LAWS] if methods else None
     ids = set(kept["run_id"])
     small = runs[[name in ids for name in _ids(runs)]]
     laws = fit_laws(
@@ -159,7 +157,7 @@ def _budget(point: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
 
 def _run(row: Mapping[str, Any]) -> dict[str, Any]:
     error = row["loss_sd"] if np.isfinite(row["loss_sd"]) else None
-    ends = None if error is None else [row["loss"] - _Z95 * error, row["loss"] + _Z95 * error]
+    ends = None if error is None else [row["loss"] - Z95 * error, row["loss"] + Z95 * error]
     return {
         "kind": "run",
         "run_id": str(row["run_id"]),

@@ -15,12 +15,12 @@ import pandas as pd
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import finite
+from plmscale.laws.bootstrap import Z95
 from plmscale.laws.fit import METHODS, fit_laws
+from plmscale.laws.single import SINGLE_LAWS
 
 AUDITED = "as given"
 _ALL = "all"
-_NO_OPTIMUM = ("loss_n", "loss_d", "loss_c")
-_Z95 = 1.959964
 FLOPS_NAMES = {"flops_6nd": "6 N D", "flops": "with attention"}
 
 
@@ -44,7 +44,7 @@ def sensitivity(
     """
     tables = {AUDITED: runs, **(variants or {})}
     columns = [flops_column, *(c for c in FLOPS_NAMES if c != flops_column)]
-    methods = [name for name in METHODS if name not in _NO_OPTIMUM]
+    methods = [name for name in METHODS if name not in SINGLE_LAWS]
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, table in tables.items():
@@ -145,7 +145,7 @@ def _effects(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "profile_method": _effect(profiles, "method"),
     }
     widths = [
-        (row["ci95"][1] - row["ci95"][0]) / (2 * _Z95)
+        (row["ci95"][1] - row["ci95"][0]) / (2 * Z95)
         for row in rows
         if row["ci95"] and None not in row["ci95"]
     ]

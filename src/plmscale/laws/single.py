@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from plmscale.laws.bootstrap import Noise, choose_noise, interval, sample, seed_noise
+from plmscale.laws.bootstrap import Z95, Noise, choose_noise, interval, sample, seed_noise
 from plmscale.laws.isoflop.powerlaw import fit_loglog
 
 Array = NDArray[np.float64]
@@ -28,7 +28,6 @@ SAME = 1.25
 MIN_POINTS = 4
 # Over less than a decade a power law cannot be told from a straight line.
 DECADE = 10.0
-_Z95 = 1.959964
 _COLUMN = {"loss_n": "n_params", "loss_d": "tokens", "loss_c": "flops"}
 _LETTER = {"loss_n": "N", "loss_d": "D", "loss_c": "C"}
 # Steps of 0.3 %, which move a floor by a few thousandths of a nat; a smaller floor is none.
@@ -220,7 +219,7 @@ def _certainty(rows: pd.DataFrame, points: pd.DataFrame) -> tuple[Array, Noise |
     ends = [
         pair if pair and None not in pair else [-np.inf, np.inf] for pair in points["loss_ci95"]
     ]
-    sd = np.array([(high - low) / (2 * _Z95) for low, high in ends])
+    sd = np.array([(high - low) / (2 * Z95) for low, high in ends])
     if not np.isfinite(sd).any() or np.median(sd) <= 0:
         return equal, None
     usual = float(np.median(sd[np.isfinite(sd)]))

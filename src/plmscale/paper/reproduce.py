@@ -23,8 +23,6 @@ REPRODUCED = "reproduced"
 WITHIN = "within interval"
 NOT = "not reproduced"
 
-# At this compute the paper's laws are compared with ours: the last budget of its grid.
-_AT = 1e21
 _SAYING = ("isoflop_joint", "isoflop_parabola", "isoflop_raw_linear")
 _NAMES = {
     "isoflop_joint": "joint profile", "isoflop_parabola": "parabolas",
