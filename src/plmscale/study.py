@@ -117,6 +117,8 @@ def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
     node: dict[str, Any] = schema
 
     def deref(item: dict[str, Any]) -> dict[str, Any]:
+        # A section that may be absent is "this or null".
+        item = next((one for one in item.get("anyOf", []) if "$ref" in one), item)
         while "$ref" in item:
             item = schema["$defs"][item["$ref"].rsplit("/", 1)[1]]
         return item

@@ -55,6 +55,9 @@ def test_every_shipped_study_is_valid_and_says_where_its_runs_come_from(path):
         ({"grid": {"x": {"kind": "isoflop", "budgets": [1e9], "sizes": ["6M"], "training": {"lrr": 1}}}},
          "grid.x.training.lrr: unknown key; did you mean lr?"),
         ({"laws": {"methods": ["guess"]}}, "laws.methods.0: "),
+        ({"corpus": {"cleen": {}}}, "corpus.cleen: unknown key; did you mean clean?"),
+        ({"corpus": {"clean": {"min_lenght": 3}}}, "corpus.clean.min_lenght: unknown key; did you mean min_length or max_length?"),
+        ({"logs": {"urll": "x"}}, "logs.urll: unknown key; did you mean url?"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_the_key_and_what_is_allowed(changes, said):
