@@ -1,11 +1,13 @@
 # Shared by all stages. In: the study (config.yaml or --configfile) and --config select=, subset=.
 # Out: STUDY (typed), RUNS (the chosen part of the grid, by run_id), folders and the interpreter.
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from plmscale import configfile, files, grid as the_grid, resources as needs, snakefile
+from plmscale.corpus.source_config import file_names, is_extracted
 
 STUDY, CHOICE = snakefile.load(config, workflow.configfiles, workflow.basedir)
 ALL_RUNS = {run.run_id: run for run in the_grid.expand(STUDY)}
@@ -17,6 +19,8 @@ RUNS = {
 # Everything a study makes lies in OUT. A selection has its tables, laws, figures and report in a
 # folder of its own (VIEW), so that it never overwrites those of the whole study.
 OUT = str(STUDY.folder)
+# The corpus is shared by all studies with the same sources and rules.
+CORPUS = snakefile.corpus_folder(STUDY) if STUDY.corpus else ""
 VIEW = snakefile.view_folder(OUT, CHOICE)
 # Jobs run this interpreter and this checkout's package, whatever is first on the caller's PATH;
 # a conda environment (--sdm conda) is activated later and goes before it.
@@ -49,11 +53,17 @@ if STUDY.logs:
     ORIGIN_OF_FIGURES = ["--points", ORIGIN[0]]
     ORIGIN_OF_REPORT = ["--audit", ORIGIN[1], "--reproduction", ORIGIN[2]]
 else:
-    ORIGIN = [f"{OUT}/corpus/manifest.json", f"{OUT}/corpus/stats/sources.csv"]
+    ORIGIN = [
+        f"{CORPUS}/manifest.json",
+        f"{CORPUS}/stats/sources.csv",
+        f"{OUT}/epochs.csv",
+    ]
     ORIGIN_OF_FIGURES = [
         "--corpus-stats",
-        f"{OUT}/corpus/stats",
+        f"{CORPUS}/stats",
+        "--epochs",
+        ORIGIN[2],
         "--metrics",
         f"{OUT}/runs",
     ]
-    ORIGIN_OF_REPORT = ["--corpus", f"{OUT}/corpus", "--metrics", f"{OUT}/runs"]
+    ORIGIN_OF_REPORT = ["--corpus", CORPUS, "--metrics", f"{OUT}/runs"]

@@ -1,196 +1,252 @@
-# The corpus. In: corpus.sources of the study (a path, or an address with its checksum).
-# Out: corpus/manifest.json and shards/, clean/, split/check.json, stats/*.csv.
+# The corpus. In: corpus.sources of the study (files, or addresses with their checksums).
+# Out: CORPUS/manifest.json and shards/, split/check.json, stats/*.csv; <study>/corpus, a link to it.
 #
-# Inputs that stay are `ancient`: a fresh clone (new dates, same content) builds nothing again.
-# But Snakemake neither passes a re-run on through an `ancient` input that exists nor compares the
-# params of the jobs behind it. So the name of a source carries its checksum, and each step marks
-# what it made with keys/<step>.<hash of all that decides its content>, which the next step asks
-# for: after a changed rule that file is missing, and the steps behind it run too.
-CORPUS = f"{OUT}/corpus"
-KEYS = f"{CORPUS}/keys"
-STAMPS = {
-    step: f"{KEYS}/{step}.{key[:12]}" for step, key in STUDY.corpus.step_keys().items()
-}
+# A corpus lies in <results>/corpora/<hash of its sources and rules>, and a file that was brought in
+# in corpora/files/<name>.<hash>: so studies with the same sources and rules share one, and a changed
+# rule makes another folder instead of a stale file. What decides the content is in these names, so
+# inputs are `ancient`, and what else a step is told stands in `resources`, which never start a job.
+# Between fetched files and shards everything is temporary.
+FILES = f"{STUDY.results}/corpora/files"
+SOURCES = STUDY.corpus.priority
+TRAINED = STUDY.corpus.trained
+FILE_NAMES = {name: file_names(STUDY.corpus.sources[name]) for name in SOURCES}
+FILE_SOURCE = {file: name for name in SOURCES for file in FILE_NAMES[name]}
+EXTRACTED = [name for name in SOURCES if is_extracted(STUDY.corpus.sources[name])]
+# Files whose records seqkit counts, too: what it and we have read must be the same.
+COUNTED = [
+    file for name in SOURCES for file in snakefile.counted(STUDY.corpus.sources[name])
+]
 SEQKIT = f"file:{workflow.basedir}/rules/wrappers/seqkit"
+STORE = ["tokens", "lengths", "hashes", "names", "name_lengths"]
 
 
 wildcard_constraints:
-    source="|".join(STUDY.corpus.sources),
+    source="|".join(SOURCES),
+    file="|".join(map(re.escape, FILE_SOURCE)),
 
 
-rule fetch_source:
+rule fetch_file:
     output:
-        f"{CORPUS}/sources/{{source}}.{{checksum}}.fasta",
+        file=f"{FILES}/{{file}}",
+        found=f"{FILES}/{{file}}.json",
     log:
-        f"{OUT}/logs/corpus/fetch_{{source}}.{{checksum}}.log",
-    wildcard_constraints:
-        checksum="[0-9a-f]{12}",
+        f"{FILES}/logs/{{file}}.log",
     conda:
         "../environment.yml"
     resources:
-        # A checkout elsewhere is no reason to bring anything in again, so no param.
+        # Where a file lies changes nothing in it: an address that moved brings nothing in again.
+        source=lambda wildcards: snakefile.source_text(
+            STUDY, FILE_SOURCE[wildcards.file]
+        ),
+        index=lambda wildcards: FILE_NAMES[FILE_SOURCE[wildcards.file]].index(
+            wildcards.file
+        ),
         project=workflow.basedir,
-    params:
-        # As written in the study: a checkout that moves brings nothing in again.
-        place=lambda wildcards: snakefile.places(STUDY.corpus.sources[wildcards.source]),
-        sha256=lambda wildcards: STUDY.corpus.sources[wildcards.source].sha256,
     shell:
-        "python -m plmscale.corpus fetch {params.place:q} --sha256 {params.sha256:q}"
-        " --project {resources.project:q}"
-        " --out {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus fetch --source {resources.source:q} --index {resources.index}"
+        " --project {resources.project:q} --out {output.file:q} --found {output.found:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
-rule letters:
+rule extract_source:
     input:
         lambda wildcards: ancient(
-            f"{CORPUS}/sources/{wildcards.source}."
-            f"{STUDY.corpus.sources[wildcards.source].sha256[:12]}.fasta"
+            [f"{FILES}/{file}" for file in FILE_NAMES[wildcards.source]]
         ),
     output:
-        fasta=temp(f"{CORPUS}/clean/{{source}}.letters.fasta"),
-        counts=f"{CORPUS}/clean/{{source}}.letters.json",
+        temp(f"{CORPUS}/extracted/{{source}}.fasta"),
     log:
-        f"{OUT}/logs/corpus/letters_{{source}}.log",
+        f"{CORPUS}/logs/extract_{{source}}.log",
     conda:
         "../environment.yml"
-    params:
+    threads: 16
+    resources:
+        source=lambda wildcards: snakefile.source_text(STUDY, wildcards.source),
+    shell:
+        "python -m plmscale.corpus extract {input:q} --source {resources.source:q}"
+        " --threads {threads} --out {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+
+
+rule clean_source:
+    input:
+        lambda wildcards: ancient(
+            f"{CORPUS}/extracted/{wildcards.source}.fasta"
+            if wildcards.source in EXTRACTED
+            else [f"{FILES}/{file}" for file in FILE_NAMES[wildcards.source]]
+        ),
+    output:
+        arrays=temp(expand(f"{CORPUS}/clean/{{{{source}}}}/{{array}}.bin", array=STORE)),
+        counts=f"{CORPUS}/clean/{{source}}/counts.json",
+    log:
+        f"{CORPUS}/logs/clean_{{source}}.log",
+    conda:
+        "../environment.yml"
+    threads: 4
+    resources:
+        source=lambda wildcards: snakefile.source_text(STUDY, wildcards.source),
         rule=files.canonical_json(STUDY.corpus.clean.model_dump()),
     shell:
-        "python -m plmscale.corpus letters {input:q} --rule {params.rule:q}"
-        " --out {output.fasta:q} --counts {output.counts:q}"
+        "python -m plmscale.corpus clean {input:q} --source {resources.source:q}"
+        " --rule {resources.rule:q} --threads {threads} --out $(dirname {output.counts:q})"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
-rule seqkit_length:
+rule seqkit_stats:
     input:
-        f"{CORPUS}/clean/{{source}}.letters.fasta",
+        ancient(f"{FILES}/{{file}}"),
     output:
-        temp(f"{CORPUS}/clean/{{source}}.length.fasta"),
+        f"{CORPUS}/clean/seqkit/{{file}}.tsv",
     log:
-        f"{OUT}/logs/corpus/seqkit_length_{{source}}.log",
+        f"{CORPUS}/logs/seqkit_{{file}}.log",
+    threads: 2
     params:
-        command="seq",
-        extra=f"--min-len {STUDY.corpus.clean.min_length} --max-len {STUDY.corpus.clean.max_length}"
-        " --seq-type protein --remove-gaps --line-width 0",
+        command="stats",
+        extra="--tabular --seq-type protein",
     wrapper:
         SEQKIT
 
 
-rule seqkit_rmdup:
+rule deduplicate:
     input:
-        f"{CORPUS}/clean/{{source}}.length.fasta",
-    output:
-        fasta=temp(f"{CORPUS}/clean/{{source}}.unique.fasta"),
-        dup_num=f"{CORPUS}/clean/{{source}}.duplicates.txt",
-    log:
-        f"{OUT}/logs/corpus/seqkit_rmdup_{{source}}.log",
-    params:
-        command="rmdup",
-        # Without --only-positive-strand a protein that reads backwards like another is dropped.
-        extra="--by-seq --only-positive-strand --seq-type protein --line-width 0",
-    wrapper:
-        SEQKIT
-
-
-rule clean:
-    input:
-        unique=expand(
-            f"{CORPUS}/clean/{{source}}.unique.fasta", source=STUDY.corpus.sources
-        ),
-        lengths=expand(
-            f"{CORPUS}/clean/{{source}}.length.fasta", source=STUDY.corpus.sources
-        ),
-        letters=ancient(
+        arrays=ancient(
             expand(
-                f"{CORPUS}/clean/{{source}}.letters.json", source=STUDY.corpus.sources
+                f"{CORPUS}/clean/{{source}}/{{array}}.bin", source=SOURCES, array=STORE
             )
         ),
+        counts=ancient(expand(f"{CORPUS}/clean/{{source}}/counts.json", source=SOURCES)),
     output:
-        fasta=expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources),
-        counts=expand(f"{CORPUS}/clean/{{source}}.json", source=STUDY.corpus.sources),
-        stamp=touch(STAMPS["clean"]),
+        keep=temp(expand(f"{CORPUS}/clean/{{source}}.keep.bin", source=SOURCES)),
+        counts=f"{CORPUS}/clean/duplicates.json",
     log:
-        f"{OUT}/logs/corpus/clean.log",
+        f"{CORPUS}/logs/deduplicate.log",
     conda:
         "../environment.yml"
-    params:
-        # The order decides which source keeps a sequence that two of them hold.
-        sources=list(STUDY.corpus.sources),
-        folder=lambda wildcards: f"{CORPUS}/clean",
-        stamps=lambda wildcards: KEYS,
+    threads: 4
+    resources:
+        # In the order of priority: it decides which source keeps a sequence that two of them hold.
+        sources=" ".join(SOURCES),
+        folder=CORPUS,
     shell:
-        # A mark of an older rule must not vouch for these files when the rule comes back.
-        "rm -f {params.stamps:q}/clean.* && "
-        "python -m plmscale.corpus clean {params.folder:q} --sources {params.sources:q}"
-        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus deduplicate {resources.folder:q} --sources {resources.sources}"
+        " --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule split:
     input:
-        ancient(expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources)),
-        ancient(STAMPS["clean"]),
+        ancient(
+            expand(
+                f"{CORPUS}/clean/{{source}}/{{array}}.bin", source=SOURCES, array=STORE
+            )
+        ),
+        ancient(expand(f"{CORPUS}/clean/{{source}}.keep.bin", source=SOURCES)),
     output:
-        check=f"{CORPUS}/split/check.json",
+        temp(
+            expand(
+                f"{CORPUS}/split/{{source}}.{{what}}.bin",
+                source=SOURCES,
+                what=["parts", "identity"],
+            )
+        ),
         ids=expand(
             f"{CORPUS}/split/{{source}}.{{part}}.ids",
-            source=STUDY.corpus.sources,
-            part=["train", "valid"],
+            source=SOURCES,
+            part=["valid", "test"],
         ),
-        stamp=touch(STAMPS["split"]),
+        check=f"{CORPUS}/split/check.json",
     log:
-        f"{OUT}/logs/corpus/split.log",
+        f"{CORPUS}/logs/split.log",
     conda:
         "../environment.yml"
-    threads: 16
-    params:
-        sources=list(STUDY.corpus.sources),
-        rule=files.canonical_json(STUDY.corpus.split.model_dump()),
-        folder=lambda wildcards: CORPUS,
-        stamps=lambda wildcards: KEYS,
+    threads: 64
+    resources:
+        corpus=snakefile.corpus_text(STUDY),
+        folder=CORPUS,
     shell:
-        "rm -f {params.stamps:q}/split.* && "
-        "python -m plmscale.corpus split {params.folder:q} --sources {params.sources:q}"
-        " --rule {params.rule:q} --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus split {resources.folder:q} --corpus {resources.corpus:q}"
+        " --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule shards:
     input:
-        ancient(expand(f"{CORPUS}/clean/{{source}}.fasta", source=STUDY.corpus.sources)),
-        ancient(f"{CORPUS}/split/check.json"),
-        ancient(STAMPS["clean"]),
-        ancient(STAMPS["split"]),
+        ancient(expand(f"{CORPUS}/clean/{{{{source}}}}/{{array}}.bin", array=STORE)),
+        ancient(
+            expand(
+                f"{CORPUS}/split/{{{{source}}}}.{{what}}.bin",
+                what=["parts", "identity"],
+            )
+        ),
     output:
-        manifest=f"{CORPUS}/manifest.json",
-        stamp=touch(STAMPS["corpus"]),
+        f"{CORPUS}/parts/{{source}}.json",
     log:
-        f"{OUT}/logs/corpus/shards.log",
+        f"{CORPUS}/logs/shards_{{source}}.log",
     conda:
         "../environment.yml"
-    params:
-        corpus=snakefile.corpus_text(STUDY),
-        folder=lambda wildcards: CORPUS,
-        stamps=lambda wildcards: KEYS,
+    threads: 4
+    resources:
+        max_residues=STUDY.corpus.shards.max_residues,
+        folder=CORPUS,
     shell:
-        "rm -f {params.stamps:q}/corpus.* && "
-        "python -m plmscale.corpus shards {params.folder:q} --corpus {params.corpus:q}"
+        "python -m plmscale.corpus shards {resources.folder:q} {wildcards.source:q}"
+        " --max-residues {resources.max_residues} --threads {threads} --out {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+
+
+rule manifest:
+    input:
+        ancient(expand(f"{CORPUS}/parts/{{source}}.json", source=SOURCES)),
+        ancient(expand(f"{CORPUS}/clean/{{source}}/counts.json", source=SOURCES)),
+        ancient(f"{CORPUS}/clean/duplicates.json"),
+        ancient(f"{CORPUS}/split/check.json"),
+        ancient(expand(f"{FILES}/{{file}}.json", file=FILE_SOURCE)),
+        ancient(expand(f"{CORPUS}/clean/seqkit/{{file}}.tsv", file=COUNTED)),
+    output:
+        f"{CORPUS}/manifest.json",
+    log:
+        f"{CORPUS}/logs/manifest.log",
+    conda:
+        "../environment.yml"
+    resources:
+        corpus=snakefile.corpus_text(STUDY),
+        folder=CORPUS,
+        files=FILES,
+    shell:
+        "python -m plmscale.corpus manifest {resources.folder:q} --corpus {resources.corpus:q}"
+        " --files {resources.files:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule corpus_stats:
     input:
         ancient(f"{CORPUS}/manifest.json"),
-        ancient(STAMPS["corpus"]),
     output:
-        f"{CORPUS}/stats/lengths.csv",
-        f"{CORPUS}/stats/residues.csv",
-        f"{CORPUS}/stats/sources.csv",
+        expand(f"{CORPUS}/stats/{{table}}.csv", table=snakefile.CORPUS_TABLES),
     log:
-        f"{OUT}/logs/corpus/stats.log",
+        f"{CORPUS}/logs/stats.log",
+    conda:
+        "../environment.yml"
+    threads: 4
+    resources:
+        folder=CORPUS,
+    shell:
+        "python -m plmscale.corpus stats {resources.folder:q} --write --threads {threads}"
+        " > {log:q} 2>&1 || {{ cat {log:q} >&2; exit 1; }}"
+
+
+# What depends on the study, not on the corpus alone: how often its runs read each source; and the
+# place where people look for its corpus. Rerun when the grid's needs change.
+rule study_corpus:
+    input:
+        ancient(f"{CORPUS}/manifest.json"),
+    output:
+        f"{OUT}/epochs.csv",
+    log:
+        f"{OUT}/logs/study_corpus.log",
     conda:
         "../environment.yml"
     params:
-        folder=lambda wildcards: CORPUS,
-        key=STUDY.corpus.key(),
+        corpus=lambda wildcards: CORPUS,
+        link=lambda wildcards: f"{OUT}/corpus",
+        runs=snakefile.longest_runs_text(ALL_RUNS.values()),
     shell:
-        "python -m plmscale.corpus stats {params.folder:q} --write"
-        " > {log:q} 2>&1 || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus use {params.corpus:q} --link {params.link:q}"
+        " --runs {params.runs:q} --epochs {output:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -27,6 +27,9 @@ FIGURES |= (
         "speed": "Runs",
         "corpus_lengths": "Corpus",
         "corpus_residues": "Corpus",
+        "corpus_duplicates": "Corpus",
+        "corpus_identity": "Corpus",
+        "corpus_epochs": "Corpus",
     }
 )
 

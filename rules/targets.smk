@@ -5,10 +5,9 @@ if not STUDY.logs:
 
     rule corpus:
         input:
-            f"{OUT}/corpus/manifest.json",
-            f"{OUT}/corpus/stats/sources.csv",
-            # Of these rules, not of those that an older manifest was built by.
-            STAMPS["corpus"],
+            f"{CORPUS}/manifest.json",
+            f"{CORPUS}/stats/sources.csv",
+            f"{OUT}/epochs.csv",
 
 
 rule grid:

@@ -33,9 +33,7 @@ rule recipe:
 rule train:
     input:
         recipe=ancient(f"{OUT}/runs/{{run_id}}/recipe.json"),
-        corpus=ancient(f"{OUT}/corpus/manifest.json"),
-        # Missing when the manifest at hand was built by other rules.
-        rules=ancient(STAMPS["corpus"]),
+        corpus=ancient(f"{CORPUS}/manifest.json"),
         parent=lambda wildcards: parent_metrics(wildcards.run_id),
     output:
         metrics=f"{OUT}/runs/{{run_id}}/metrics.json",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from plmscale.corpus.mix_config import MixConfig
 from plmscale.settings import Study
 
 _WIDTH = 100
@@ -52,6 +53,8 @@ def _model(model: BaseModel, depth: int) -> Iterator[str]:
 
 def _entry(name: str, value: Any, depth: int) -> Iterator[str]:
     pad = "  " * depth
+    if isinstance(value, MixConfig):
+        value = value.short()
     if isinstance(value, BaseModel):
         yield f"{pad}{name}:"
         yield from _model(value, depth + 1)
@@ -77,6 +80,8 @@ def _deep(value: Mapping[Any, Any]) -> bool:
 
 
 def _flow(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
     if isinstance(value, Mapping):

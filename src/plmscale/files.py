@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -29,9 +30,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         binary = "b" in mode
-        with os.fdopen(
+        opened = os.fdopen(
             fd, mode, encoding=None if binary else "utf-8", newline=None if binary else "\n"
-        ) as handle:
+        )
+        with disk_full_is_told(path), opened as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -40,13 +42,22 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
-    except BaseException as error:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == 28:
-            raise PlmscaleError(
-                f"no space left on the disk while writing {path}; free some and start again"
-            ) from error
         raise
+
+
+@contextmanager
+def disk_full_is_told(path: str | Path) -> Iterator[None]:
+    """Turn a full disk within the block into a PlmscaleError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PlmscaleError(
+            f"no space left on the disk while writing {path}; free some and start again"
+        ) from error
 
 
 def finite(value: Any) -> Any:

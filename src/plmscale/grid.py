@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from plmscale.corpus.mixing import recipe_mix
 from plmscale.errors import PlmscaleError, suggest
 from plmscale.files import fingerprint
 from plmscale.settings import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
@@ -147,7 +148,6 @@ class _Builder:
         seen = steps * rows * context
         mlm = self.objective == "mlm"
         mixes = study.corpus.mixes
-        names = list(study.corpus.sources)
         recipe: dict[str, Any] = {
             "schema": RECIPE_SCHEMA,
             "objective": self.objective,
@@ -155,8 +155,7 @@ class _Builder:
             "n_params": n,
             "corpus": {
                 "key": study.corpus.key(),
-                "mix": _normalised(mixes[corpus]),
-                "valid_mix": _normalised(mixes.get("mix") or dict.fromkeys(names, 1.0)),
+                **recipe_mix(mixes[corpus], mixes["mix"], study.corpus.trained),
             },
             "context": context,
             "packing": study.model.packing,
@@ -204,11 +203,6 @@ class _Builder:
 
 def _asked(budget: float | None, tokens: float | None) -> str:
     return f"a budget of {number(budget)} FLOPs" if budget is not None else f"{tokens:,.0f} tokens"
-
-
-def _normalised(mix: Mapping[str, float]) -> dict[str, float]:
-    total = sum(mix.values())
-    return {name: weight / total for name, weight in mix.items() if weight > 0}
 
 
 def number(value: float) -> str:

@@ -6,18 +6,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plmscale.corpus.config import SourceConfig
+from plmscale.corpus.source_config import SourceConfig, file_names, is_plain_fasta
 from plmscale.errors import PlmscaleError
 from plmscale.files import canonical_json, fingerprint
-from plmscale.grid import parse_select
+from plmscale.grid import Run, parse_select
 from plmscale.settings import Study
-from plmscale.study import merge, read_yaml, resolve, validate
+from plmscale.study import merge, read_yaml, resolve, settled, validate
 
 _CHOICE = ("select", "subset")
+# The tables below a corpus' stats/.
+CORPUS_TABLES = ["lengths", "residues", "sources", "duplicates", "identity"]
 
 
 def load(
@@ -47,7 +49,7 @@ def load(
             merged = merge(read_yaml(Path(basedir) / "config.yaml"), data)
             name = "config.yaml"
         parse_select(choice["select"])
-        return validate(merged, name), choice
+        return settled(validate(merged, name), basedir), choice
     except PlmscaleError as error:
         raise SystemExit(f"plmscale: error: {error}") from None
 
@@ -91,28 +93,44 @@ def beside(folder: str, name: str) -> list[str]:
     return [str(path)] if folder and path.is_file() else []
 
 
-def places(source: SourceConfig) -> str | list[str]:
-    """Return where a source is brought in from: one place, or a list with its mirrors."""
-    place = source.url or source.path
-    return [place, *source.mirrors] if source.mirrors else place
-
-
 def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a recipe as the text of its recipe.json: sorted keys, indented."""
     return json.dumps(recipe, indent=2, sort_keys=True, allow_nan=False)
 
 
-def corpus_text(study: Study) -> str:
-    """Return the corpus settings that the shards and their manifest depend on, as JSON.
+def corpus_folder(study: Study) -> str:
+    """Return the folder of the study's corpus, which all studies of the same key share."""
+    return f"{study.results}/corpora/{study.corpus.key()[:12]}"
 
-    Where the files lie is left out, because moving them changes nothing.
-    """
-    settings = study.corpus.model_dump(exclude={"mixes"})
-    for source in settings["sources"].values():
-        del source["mirrors"]
-        if not source["url"]:
-            source["path"] = "local"
-    return canonical_json(settings)
+
+def corpus_text(study: Study) -> str:
+    """Return the corpus settings as JSON, for a command line."""
+    return canonical_json(study.corpus.model_dump())
+
+
+def source_text(study: Study, name: str) -> str:
+    """Return the settings of one source as JSON, for a command line."""
+    return canonical_json(study.corpus.sources[name].model_dump())
+
+
+def counted(source: SourceConfig) -> list[str]:
+    """Return the fetched files of a source that seqkit can count: FASTA, plain or gzip."""
+    if not is_plain_fasta(source):
+        return []
+    others = (".xz", ".zst", ".zstd", ".bz2")
+    named = zip(file_names(source), source.all_files(), strict=True)
+    return [name for name, file in named if not file.place.lower().endswith(others)]
+
+
+def longest_runs_text(runs: Iterable[Run]) -> str:
+    """Return, as JSON, what decides the epochs of each source: of each mix and budget the longest run."""
+    longest: dict[tuple[str, float], dict[str, Any]] = {}
+    for run in runs:
+        recipe = {k: run.recipe[k] for k in ("corpus", "budget", "tokens", "context")}
+        key = (recipe["corpus"]["name"], recipe["budget"] or -float(recipe["tokens"]))
+        if key not in longest or recipe["tokens"] > longest[key]["tokens"]:
+            longest[key] = recipe
+    return canonical_json([longest[key] for key in sorted(longest)])
 
 
 def prepare_environment(basedir: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from plmscale.corpus.settling import settle
 from plmscale.errors import PlmscaleError, suggest
 from plmscale.settings import Study
 
@@ -91,7 +92,14 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """Load a study file with everything it overlays; `overrides` are laid on top."""
     path = Path(path)
     data = resolve(read_yaml(path), path.parent)
-    return validate(merge(data, overrides or {}), str(path))
+    return settled(validate(merge(data, overrides or {}), str(path)), PROJECT)
+
+
+def settled(study: Study, project: str | Path) -> Study:
+    """Return `study` with the checksums of local sources, relative to `project`, filled in."""
+    if study.corpus is None:
+        return study
+    return study.model_copy(update={"corpus": settle(study.corpus, project)})
 
 
 def _explain(error: Any) -> str:

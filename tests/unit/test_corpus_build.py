@@ -10,12 +10,10 @@ import pytest
 
 from plmscale import cli
 from plmscale.corpus import alphabet, mmseqs
-from plmscale.corpus.build import load_manifest, verify
-from plmscale.corpus.config import CorpusConfig, SplitConfig
-from plmscale.corpus.fasta import read_fasta
-from plmscale.corpus.split import choose
-from plmscale.corpus.stats import corpus_tables
+from plmscale.corpus.build import load_manifest
+from plmscale.corpus.config import CorpusConfig
 from plmscale.corpus.steps import build
+from plmscale.corpus.store import PARTS
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, sha256_file
 
@@ -72,34 +70,49 @@ def copy(corpus, tmp_path):
     return shutil.copytree(corpus, tmp_path / "corpus")
 
 
-def ids(corpus, part):
-    return {
-        source: (corpus / f"split/{source}.{part}.ids").read_text().split()
-        for source in ("one", "two")
-    }
+def sequences(corpus, source, part):
+    """The sequences of a part, read from its shards."""
+    found = []
+    for shard in load_manifest(corpus)["sources"][source][part]["shards"]:
+        tokens = np.fromfile(corpus / shard["file"], "u1")
+        offsets = np.load(corpus / shard["index"])
+        assert offsets.dtype == np.int64 and len(tokens) == offsets[-1] <= 4000
+        found += [alphabet.decode(tokens[a:b]) for a, b in itertools.pairwise(offsets.tolist())]
+    return found
+
+
+def held_ids(corpus, source, part):
+    return (corpus / f"split/{source}.{part}.ids").read_text().split()
 
 
 def test_cleaning_counts_what_it_removed(corpus):
-    counts = read_json(corpus / "clean/two.json")
+    counts = load_manifest(corpus)["sources"]["two"]["cleaning"]
     assert counts["duplicates_within_source"] == 1
-    assert counts["duplicates_across_sources"] == 1
+    assert counts["duplicates_of"] == {"one": 1} and counts["duplicates_across_sources"] == 1
     assert counts["dropped_by_length"] == 1
+    assert counts["read_sequences"] == FAMILIES * MEMBERS + 5
     assert counts["sequences"] == FAMILIES * MEMBERS + 2
-    assert "mirror" in dict(read_fasta(corpus / "clean/two.fasta"))
+    mirror = families(2)["s2f1m0"][::-1]
+    assert mirror in {s for part in PARTS for s in sequences(corpus, "two", part)}
+
+
+def test_every_sequence_is_in_one_part_once(corpus):
+    """All but the copies: of two sources' own sequences, the copy across, the one too short."""
+    first, second = families(1), families(2)
+    second |= {"mirror": second["s2f1m0"][::-1], "related": first["s1f3m1"][:80] + "WWWWWWWWWW"}
+    for source, proteins in (("one", first), ("two", second)):
+        found = [s for part in PARTS for s in sequences(corpus, source, part)]
+        assert sorted(found) == sorted(set(proteins.values()))
 
 
 def test_no_validation_sequence_is_near_a_training_sequence(corpus):
     """Counted without MMseqs2, which substitutions alone between relatives make possible."""
-    proteins = dict(read_fasta(corpus / "clean/one.fasta"))
-    proteins |= dict(read_fasta(corpus / "clean/two.fasta"))
-    arrays = {name: np.frombuffer(s, "u1") for name, s in proteins.items() if len(s) == LENGTH}
     train, valid = (
-        [n for part in ids(corpus, p).values() for n in part] for p in ("train", "valid")
+        np.array([list(s) for name in ("one", "two") for s in sequences(corpus, name, part)])
+        for part in ("train", "valid")
     )
-    assert not set(train) & set(valid)
-    train_rows = np.stack([arrays[n] for n in train])
-    nearest = {n: (train_rows == arrays[n]).mean(axis=1).max() for n in valid}
-    assert max(nearest.values()) < 0.5
+    assert train.shape[1] == LENGTH
+    assert max((train == one).mean(axis=1).max() for one in valid) < 0.5
     check = read_json(corpus / "split/check.json")
     assert check["violations"] == 0 and check["max_identity_found"] < 0.5
 
@@ -119,24 +132,11 @@ def test_validation_has_about_its_share_of_every_source(corpus):
         assert 0.05 < held / (held + source["train"]["residues"]) < 0.35
 
 
-def test_shards_hold_exactly_the_sequences_of_the_split(corpus):
-    manifest = load_manifest(corpus)
-    for source, entry in manifest["sources"].items():
-        clean = dict(read_fasta(corpus / f"clean/{source}.fasta"))
-        for part in ("train", "valid"):
-            chosen = set(ids(corpus, part)[source])
-            expected = [s.decode() for name, s in clean.items() if name in chosen]
-            found = []
-            for shard in entry[part]["shards"]:
-                tokens = np.fromfile(corpus / shard["file"], "u1")
-                offsets = np.load(corpus / shard["index"])
-                assert offsets.dtype == np.int64 and len(tokens) == offsets[-1] <= 4000
-                found += [
-                    alphabet.decode(tokens[a:b]) for a, b in itertools.pairwise(offsets.tolist())
-                ]
-            assert found == expected
-            assert entry[part]["sequences"] == len(expected)
-            assert entry[part]["residues"] == sum(map(len, expected))
+def test_held_out_sequences_are_listed_by_name(corpus):
+    names = families(1)
+    for part in ("valid", "test"):
+        listed = [names[name] for name in held_ids(corpus, "one", part)]
+        assert listed == sequences(corpus, "one", part)
 
 
 def test_alphabet_round_trip():
@@ -157,19 +157,6 @@ def test_the_key_is_of_content_only(sources):
     assert key != config(sources, split={"seed": 1}).key()
     assert key != config(sources, clean={"min_length": 31}).key()
     assert key != config(sources[::-1]).key()
-    first, later = config(sources).step_keys(), config(sources, split={"seed": 1}).step_keys()
-    assert first["clean"] == later["clean"] and first["split"] != later["split"]
-
-
-def test_another_seed_holds_other_clusters_out():
-    clusters = {f"0~{i}": [f"0~{i}", f"0~{i}b"] for i in range(50)}
-    lengths = {name: 100 for members in clusters.values() for name in members}
-    held = [
-        choose(clusters, lengths, SplitConfig(valid_fraction=0.2, seed=seed)) for seed in (0, 0, 1)
-    ]
-    assert held[0] == held[1] != held[2]
-    for valid in held:
-        assert len(valid) == 20 and all(len(valid & set(c)) in (0, 2) for c in clusters.values())
 
 
 def test_one_family_alone_cannot_be_split(tmp_path):
@@ -184,58 +171,13 @@ def flip(path):
     path.write_bytes(data)
 
 
-def test_an_intact_corpus_verifies(corpus):
-    counts = verify(corpus)
-    entries = load_manifest(corpus)["sources"].values()
-    assert counts["residues"] == sum(e[p]["residues"] for e in entries for p in ("train", "valid"))
-
-
-@pytest.mark.parametrize(
-    ("name", "harm", "said"),
-    [
-        ("one.train.00001.bin", flip, "shard is corrupt"),
-        ("two.valid.00000.idx.npy", flip, "shard is corrupt"),
-        ("one.train.00001.bin", lambda path: path.unlink(), "shard is missing"),
-        ("two.train.00000.bin", lambda path: path.write_bytes(b""), "shard is corrupt"),
-    ],
-)
-def test_a_corrupt_or_missing_shard_is_named(copy, name, harm, said):
-    harm(copy / "shards" / name)
-    with pytest.raises(PlmscaleError, match=said) as error:
-        verify(copy)
-    assert name in str(error.value)
-
-
-def test_wrong_counts_in_the_manifest_are_found(copy):
-    manifest = read_json(copy / "manifest.json")
-    manifest["sources"]["one"]["train"]["shards"][0]["sequences"] += 1
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PlmscaleError, match=r"one\.train\.00000"):
-        verify(copy)
-
-
-def test_statistics_add_up(corpus):
-    tables = corpus_tables(corpus)
-    residues = tables["residues"].groupby(["source", "split"])["count"].sum()
-    lengths = tables["lengths"]
-    lengths = (lengths["length"] * lengths["sequences"]).groupby(
-        [lengths["source"], lengths["split"]]
-    )
-    for row in tables["sources"].itertuples():
-        assert (
-            row.residues == residues[row.source, row.split] == lengths.sum()[row.source, row.split]
-        )
-        # 20 letters drawn alike.
-        assert row.unigram_entropy == pytest.approx(np.log(20), abs=0.06)
-
-
 def test_command_line_verifies_and_describes(copy, capsys):
     assert cli.main(["corpus", "verify", str(copy), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shards"] > 4
     assert cli.main(["corpus", "stats", str(copy), "--write"]) == 0
     assert "unigram_entropy" in capsys.readouterr().out
     assert sorted(p.name for p in (copy / "stats").iterdir()) == [
-        "lengths.csv", "residues.csv", "sources.csv",
+        "duplicates.csv", "identity.csv", "lengths.csv", "residues.csv", "sources.csv",
     ]  # fmt: skip
     flip(copy / "shards/one.train.00000.bin")
     assert cli.main(["corpus", "verify", str(copy)]) == 2

@@ -19,8 +19,8 @@ from plmscale.corpus.fetch import fetch
 from plmscale.download import partial as partial_module
 from plmscale.download import sources
 from plmscale.download.download import download
-from plmscale.download.progress import Progress
 from plmscale.errors import PlmscaleError
+from plmscale.progress import Progress
 
 BIG = random.Random(1).randbytes(3_000_000)
 OTHER = random.Random(2).randbytes(3_000_000)

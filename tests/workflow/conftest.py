@@ -95,7 +95,9 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def copy(finished, tmp_path):
     """A copy of the finished checkout, dates and Snakemake's records included."""
-    shutil.copytree(finished.folder, tmp_path / "plmscale", copy_function=shutil.copy2)
+    shutil.copytree(
+        finished.folder, tmp_path / "plmscale", symlinks=True, copy_function=shutil.copy2
+    )
     checkout = Checkout.__new__(Checkout)
     checkout.folder = tmp_path / "plmscale"
     return checkout

@@ -46,3 +46,5 @@ with open(snakemake.log[0], "a") if snakemake.log else sys.stderr as log:
         subprocess.run(command, check=True, stderr=log)
     except FileNotFoundError:
         sys.exit("seqkit is not on PATH: run `make env`, or conda install -c bioconda seqkit")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"seqkit failed ({error.returncode}); what it said stands in its log")

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from plmscale.corpus import cli
-from plmscale.corpus.build import write_shards
-from plmscale.corpus.config import CleanConfig, CorpusConfig, SplitConfig
-from plmscale.corpus.fetch import fetch
-from plmscale.corpus.letters import apply_letter_rule
-from plmscale.corpus.split import split
-from plmscale.corpus.steps import finish_cleaning
+from plmscale.corpus.config import CleanConfig, CorpusConfig
+from plmscale.corpus.source_config import SourceConfig
 from plmscale.errors import PlmscaleError
-from plmscale.files import write_json
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m plmscale.corpus")
     steps = parser.add_subparsers(metavar="STEP", required=True)
-    step = steps.add_parser("fetch")
-    step.add_argument("places", nargs="+", help="a path or address, then its mirrors")
-    step.add_argument("--sha256", required=True)
-    step.add_argument("--project", type=Path, default=Path(), help="what a path is relative to")
-    step.add_argument("--out", type=Path, required=True)
-    step.set_defaults(run=_fetch)
-    step = steps.add_parser("letters")
-    step.add_argument("fasta", type=Path)
-    step.add_argument("--rule", type=json.loads, required=True)
-    step.add_argument("--out", type=Path, required=True)
-    step.add_argument("--counts", type=Path, required=True)
-    step.set_defaults(run=_letters)
-    step = steps.add_parser("clean")
-    step.add_argument("folder", type=Path)
-    step.add_argument("--sources", nargs="+", required=True)
-    step.set_defaults(run=lambda a: finish_cleaning(a.folder, a.sources))
-    step = steps.add_parser("split")
-    step.add_argument("folder", type=Path)
-    step.add_argument("--sources", nargs="+", required=True)
-    step.add_argument("--rule", type=json.loads, required=True)
-    step.add_argument("--threads", type=int, default=1)
-    step.set_defaults(run=_split)
-    step = steps.add_parser("shards")
-    step.add_argument("folder", type=Path)
-    step.add_argument("--corpus", type=json.loads, required=True)
-    step.set_defaults(run=_shards)
+    for name, (run, *options) in _STEPS.items():
+        step = steps.add_parser(name)
+        for flag, settings in options:
+            step.add_argument(flag, **settings)
+        step.set_defaults(run=run)
     cli.add_subcommands(steps)
     args = parser.parse_args()
     try:
@@ -57,29 +34,101 @@ def main() -> int:
     return 0
 
 
-def _fastas(folder: Path, sources: list[str]) -> dict[str, Path]:
-    return {name: folder / "clean" / f"{name}.fasta" for name in sources}
+def _source(text: str) -> SourceConfig:
+    return SourceConfig.model_validate(json.loads(text))
+
+
+def _corpus(text: str) -> CorpusConfig:
+    return CorpusConfig.model_validate(json.loads(text))
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    places = [p if "://" in p else str(args.project / p) for p in args.places]
-    fetch(places, args.sha256, args.out)
+    from plmscale.corpus.fetch import fetch_file
+
+    fetch_file(args.source, args.index, args.out, args.found, args.project)
 
 
-def _letters(args: argparse.Namespace) -> None:
-    rule = CleanConfig.model_validate(args.rule)
-    write_json(args.counts, apply_letter_rule(args.fasta, args.out, rule))
+def _extract(args: argparse.Namespace) -> None:
+    from plmscale.corpus.steps import extract
+
+    extract(args.source, args.files, args.out, args.threads)
+
+
+def _clean(args: argparse.Namespace) -> None:
+    from plmscale.corpus.steps import clean
+
+    rule = CleanConfig.model_validate(json.loads(args.rule))
+    clean(args.source, args.files, args.out, rule, args.threads)
+
+
+def _deduplicate(args: argparse.Namespace) -> None:
+    from plmscale.corpus.steps import deduplicate
+
+    deduplicate(args.folder, args.sources, args.threads)
 
 
 def _split(args: argparse.Namespace) -> None:
-    rule = SplitConfig.model_validate(args.rule)
-    split(_fastas(args.folder, args.sources), args.folder / "split", rule, args.threads)
+    from plmscale.corpus.steps import hold_out
+
+    hold_out(args.folder, args.corpus, args.threads)
 
 
 def _shards(args: argparse.Namespace) -> None:
-    corpus = CorpusConfig.model_validate(args.corpus)
-    fastas = _fastas(args.folder, list(corpus.sources))
-    write_shards(fastas, args.folder / "split", args.folder, corpus)
+    from plmscale.corpus.steps import shards
+
+    shards(args.folder, args.source_name, args.max_residues, args.threads, args.out)
+
+
+def _manifest(args: argparse.Namespace) -> None:
+    from plmscale.corpus.steps import manifest
+
+    manifest(args.folder, args.corpus, args.files, args.folder / "clean" / "seqkit")
+
+
+def _use(args: argparse.Namespace) -> None:
+    """Write the epochs of a study's runs and the link <study>/corpus."""
+    from plmscale.corpus.build import load_manifest
+    from plmscale.corpus.epochs import epochs_table, write_epochs
+
+    write_epochs(args.epochs, epochs_table(load_manifest(args.corpus_dir), json.loads(args.runs)))
+    link: Path = args.link
+    if link.exists() and not link.is_symlink():
+        raise PlmscaleError(
+            f"{link}: is a folder of an older version, where a link to the shared corpus belongs; "
+            "move it away"
+        )
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(os.path.relpath(args.corpus_dir, link.parent))
+    os.replace(temporary, link)
+
+
+_PATH = {"type": Path, "required": True}
+_FOLDER = ("folder", {"type": Path})
+_FILES = ("files", {"type": Path, "nargs": "+"})
+_OUT = ("--out", _PATH)
+_SOURCE = ("--source", {"type": _source, "required": True})
+_CORPUS = ("--corpus", {"type": _corpus, "required": True})
+_THREADS = ("--threads", {"type": int, "default": 1})
+_STEPS: dict[str, tuple[Callable[[argparse.Namespace], None], *tuple[Any, ...]]] = {
+    "fetch": (
+        *(_fetch, _SOURCE, ("--index", {"type": int, "default": 0}), _OUT, ("--found", _PATH)),
+        ("--project", {"type": Path, "default": Path()}),
+    ),
+    "extract": (_extract, _FILES, _SOURCE, _THREADS, _OUT),
+    "clean": (_clean, _FILES, _SOURCE, ("--rule", {"required": True}), _THREADS, _OUT),
+    "deduplicate": (_deduplicate, _FOLDER, ("--sources", {"nargs": "+"}), _THREADS),
+    "split": (_split, _FOLDER, _CORPUS, _THREADS),
+    "shards": (
+        *(_shards, _FOLDER, ("source_name", {}), ("--max-residues", {"type": int})),
+        *(_THREADS, _OUT),
+    ),
+    "manifest": (_manifest, _FOLDER, _CORPUS, ("--files", _PATH)),
+    "use": (
+        *(_use, ("corpus_dir", {"type": Path}), ("--link", _PATH)),
+        *(("--runs", {"required": True}), ("--epochs", _PATH)),
+    ),
+}
 
 
 if __name__ == "__main__":

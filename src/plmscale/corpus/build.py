@@ -1,165 +1,151 @@
-"""Shards: cleaned and split sequences as uint8 tokens, with a manifest of hashes and counts."""
+"""The manifest of a corpus: what is in it, where it came from, and whether that is still true."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from plmscale.corpus import seqkit
-from plmscale.corpus.alphabet import LETTERS, encode
+from plmscale.corpus.alphabet import LETTERS
 from plmscale.corpus.config import CorpusConfig
-from plmscale.corpus.fasta import read_fasta
+from plmscale.corpus.store import PARTS
 from plmscale.errors import PlmscaleError
-from plmscale.files import atomic_write, fingerprint, read_json, sha256_file, write_json
+from plmscale.files import fingerprint, read_json, sha256_file, write_json
+from plmscale.progress import Progress
+
+SCHEMA = 2
+_AGAIN = "remove the corpus folder and build it again"
 
 
-def write_shards(
-    clean: Mapping[str, Path], split_dir: str | Path, out: str | Path, corpus: CorpusConfig
+def write_manifest(
+    out: str | Path,
+    corpus: CorpusConfig,
+    parts: Mapping[str, Mapping[str, Any]],
+    cleaning: Mapping[str, Mapping[str, Any]],
+    check: Mapping[str, Any],
+    tools: Mapping[str, str],
+    fetched: Mapping[str, list[Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    """Write `out`/shards/* and `out`/manifest.json; return the manifest.
+    """Write `out`/manifest.json and return it.
 
-    A shard holds residues only, proteins one after another in the order of the cleaned file; its
-    index is int64 of shape (sequences + 1,), offsets into it. Files of an earlier build that this
-    one does not name are removed.
+    By source: `parts` from sharding.write_source, `cleaning` counts, `fetched` files with their
+    checksums. `check` is split/check.json. Nothing in it is a date or a path of this machine, so
+    another lab that builds the same corpus gets the same file.
     """
-    out, split_dir = Path(out), Path(split_dir)
-    sources: dict[str, Any] = {}
-    for name, path in clean.items():
-        settings = corpus.sources[name]
-        entry: dict[str, Any] = {
-            "weight": settings.weight,
-            "source_sha256": settings.sha256,
+    sources = {
+        name: {
+            **parts[name],
+            "role": settings.role,
+            "files": list(fetched[name]),
+            "cleaning": cleaning[name],
             "provenance": settings.model_dump(include={"release", "licence", "citation", "url"}),
         }
-        ids = {
-            p: set((split_dir / f"{name}.{p}.ids").read_text().split("\n"))
-            for p in ("train", "valid")
-        }
-        writers = {p: _Writer(out, f"{name}.{p}", corpus.shards.max_residues) for p in ids}
-        for header, sequence in read_fasta(path):
-            for part, chosen in ids.items():
-                if header in chosen:
-                    writers[part].add(sequence)
-        for part, writer in writers.items():
-            shards = writer.close()
-            entry[part] = {
-                "sequences": sum(s["sequences"] for s in shards),
-                "residues": sum(s["residues"] for s in shards),
-                "shards": shards,
-            }
-        sources[name] = entry
-    named = {
-        shard[kind] for s in sources.values() for p in ("train", "valid")
-        for shard in s[p]["shards"] for kind in ("file", "index")
-    }  # fmt: skip
-    for old in (out / "shards").iterdir():
-        if f"shards/{old.name}" not in named:
-            old.unlink()
-    check = read_json(split_dir / "check.json")
+        for name, settings in corpus.sources.items()
+    }
     manifest = {
-        "schema": 1,
+        "schema": SCHEMA,
         "key": corpus.key(),
         "alphabet": LETTERS,
+        "rules": {
+            name: getattr(corpus, name).model_dump() for name in ("clean", "split", "shards")
+        },
         "sources": sources,
         "split": check,
-        "tools": {"mmseqs": check["mmseqs"], "seqkit": seqkit.version()},
-        "content_sha256": fingerprint(
-            [
-                [
-                    name,
-                    part,
-                    [[s["sha256"], s["index_sha256"]] for s in sources[name][part]["shards"]],
-                ]
-                for name in sources
-                for part in ("train", "valid")
-            ]
-        ),
+        "tools": tools,
     }
-    write_json(out / "manifest.json", manifest)
+    manifest["content_sha256"] = content_hash(manifest)
+    write_json(Path(out) / "manifest.json", manifest)
     return manifest
 
 
-class _Writer:
-    """Fills shards up to a number of residues; a protein is never cut by a shard's end."""
+def content_hash(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the hashes of all files that the manifest lists."""
+    return fingerprint([[file, digest] for file, digest, _ in listed_files(manifest)])
 
-    def __init__(self, out: Path, stem: str, max_residues: int) -> None:
-        self.out, self.stem, self.max = out, stem, max_residues
-        self.parts: list[np.ndarray] = []
-        self.size = 0
-        self.shards: list[dict[str, Any]] = []
 
-    def add(self, sequence: bytes) -> None:
-        if self.size and self.size + len(sequence) > self.max:
-            self._flush()
-        self.parts.append(encode(sequence))
-        self.size += len(sequence)
-
-    def close(self) -> list[dict[str, Any]]:
-        if self.parts:
-            self._flush()
-        return self.shards
-
-    def _flush(self) -> None:
-        name = f"shards/{self.stem}.{len(self.shards):05d}"
-        offsets = np.zeros(len(self.parts) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in self.parts], out=offsets[1:])
-        with atomic_write(self.out / f"{name}.bin", "wb") as handle:
-            handle.write(np.concatenate(self.parts).tobytes())
-        with atomic_write(self.out / f"{name}.idx.npy", "wb") as handle:
-            np.save(handle, offsets, allow_pickle=False)
-        self.shards.append(
-            {
-                "file": f"{name}.bin",
-                "index": f"{name}.idx.npy",
-                "sequences": len(self.parts),
-                "residues": int(offsets[-1]),
-                "sha256": sha256_file(self.out / f"{name}.bin"),
-                "index_sha256": sha256_file(self.out / f"{name}.idx.npy"),
-            }
-        )
-        self.parts, self.size = [], 0
+def listed_files(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield (file, SHA-256, line of the manifest) of each file of a corpus."""
+    for name in sorted(manifest["sources"]):
+        for part in PARTS:
+            entry = manifest["sources"][name][part]
+            for shard in entry["shards"]:
+                yield shard["file"], shard["sha256"], shard
+                yield shard["index"], shard["index_sha256"], shard
+            for extra in ("chunks", "identity"):
+                if extra in entry:
+                    yield entry[extra]["file"], entry[extra]["sha256"], entry[extra]
 
 
 def load_manifest(corpus_dir: str | Path) -> dict[str, Any]:
     """Read a corpus' manifest; raises PlmscaleError when it is missing or of another format."""
     path = Path(corpus_dir) / "manifest.json"
     manifest = read_json(path)
-    if manifest.get("schema") != 1 or manifest.get("alphabet") != LETTERS:
+    if manifest.get("schema") != SCHEMA or manifest.get("alphabet") != LETTERS:
         raise PlmscaleError(
             f"{path}: written by another version of plmscale; build the corpus again"
         )
     return manifest
 
 
-def verify(corpus_dir: str | Path) -> dict[str, int]:
-    """Check every shard against the manifest: there, size, hash, offsets, tokens in the alphabet.
+def verify(corpus_dir: str | Path, threads: int = 2, key: str | None = None) -> dict[str, int]:
+    """Check a corpus against its manifest: every file there, every byte, nothing else beside them.
 
-    Returns counts. Raises PlmscaleError naming the first shard at fault.
+    `key` is that of the study the corpus should belong to. Returns counts of what was checked.
+    Raises PlmscaleError that names the first file at fault and how many others are.
     """
     corpus_dir = Path(corpus_dir)
     manifest = load_manifest(corpus_dir)
-    shards = residues = 0
-    for source in manifest["sources"].values():
-        for part in ("train", "valid"):
-            for shard in source[part]["shards"]:
-                for kind, digest in (("file", "sha256"), ("index", "index_sha256")):
-                    path = corpus_dir / shard[kind]
-                    if not path.exists():
-                        raise PlmscaleError(f"{path}: shard is missing; build the corpus again")
-                    if (found := sha256_file(path)) != shard[digest]:
-                        raise PlmscaleError(
-                            f"{path}: shard is corrupt: SHA-256 is {found[:16]}..., the manifest "
-                            f"says {shard[digest][:16]}...; remove it and build the corpus again"
-                        )
-                offsets = np.load(corpus_dir / shard["index"], allow_pickle=False)
-                size = (corpus_dir / shard["file"]).stat().st_size
-                if len(offsets) != shard["sequences"] + 1 or offsets[-1] != size:
-                    raise PlmscaleError(
-                        f"{corpus_dir / shard['index']}: offsets do not fit the shard"
-                    )
-                shards += 1
-                residues += size
-    return {"shards": shards, "residues": residues}
+    where = corpus_dir / "manifest.json"
+    if key is not None and manifest["key"] != key:
+        raise PlmscaleError(
+            f"{where}: its key is {manifest['key'][:12]}..., that of the study {key[:12]}...; "
+            "it is the corpus of other sources or rules"
+        )
+    files = list(listed_files(manifest))
+    if content_hash(manifest) != manifest["content_sha256"]:
+        raise PlmscaleError(
+            f"{where}: was changed: content_sha256 does not fit the files it lists; {_AGAIN}"
+        )
+    shards = [line for file, _, line in files if file.endswith(".bin")]
+    residues = sum(line["residues"] for line in shards)
+    progress = Progress(f"verify {corpus_dir}")
+    progress.at(0, residues)
+    faults = []
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda item: _fault(corpus_dir / item[0], *item[1:]), files)
+        for fault, (file, _, line) in zip(found, files, strict=True):
+            faults += [fault] if fault else []
+            progress.add(line["residues"] if file.endswith(".bin") else 0)
+    progress.end()
+    listed = {file for file, _, _ in files}
+    present = {f"shards/{path.name}" for path in (corpus_dir / "shards").iterdir()}
+    if len(faults) > max(2, len(files) / 2):
+        raise PlmscaleError(
+            f"{where}: {len(faults)} of its {len(files)} files are not as listed: it is the manifest "
+            f"of another build; {_AGAIN}"
+        )
+    if faults:
+        more = f" (and {len(faults) - 1} more at fault)" if len(faults) > 1 else ""
+        raise PlmscaleError(f"{faults[0]}{more}; {_AGAIN}")
+    if strangers := sorted(present - listed):
+        raise PlmscaleError(
+            f"{corpus_dir / strangers[0]}: is not in the manifest, like {len(strangers) - 1} others: "
+            f"a file of another build; remove it, or {_AGAIN}"
+        )
+    return {"files": len(files), "shards": len(shards), "residues": residues}
+
+
+def _fault(path: Path, digest: str, line: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a file, or None."""
+    if not path.exists():
+        return f"{path}: is missing"
+    if (found := sha256_file(path)) != digest:
+        return f"{path}: is corrupt: its SHA-256 is {found[:16]}..., the manifest says {digest[:16]}..."
+    if path.name.endswith(".idx.npy"):
+        offsets = np.load(path, mmap_mode="r", allow_pickle=False)
+        if len(offsets) != line["sequences"] + 1 or offsets[-1] != line["residues"]:
+            return f"{path}: its offsets do not fit the shard"
+    return None

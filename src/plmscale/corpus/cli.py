@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plmscale.corpus.config import CorpusConfig
 from plmscale.errors import PlmscaleError
-from plmscale.files import sha256_file
 from plmscale.textable import table
 
 
 def add_subcommands(commands: Any) -> None:
     """Add the corpus commands to an argparse subparsers object."""
-    build = commands.add_parser("build", help="FASTA files to a corpus, with default rules")
-    build.add_argument("fasta", nargs="+", type=Path, metavar="FASTA", help="a source each")
+    build = commands.add_parser("build", help="sequence files to a corpus, with default rules")
+    build.add_argument("files", nargs="+", type=Path, metavar="FILE",
+                       help="a source each: FASTA (plain, .gz, .zst, .xz), Parquet or an MMseqs2 database")  # fmt: skip
+    build.add_argument("--held-out", nargs="+", type=Path, default=[], metavar="FILE",
+                       help="sources that nothing near them is to be trained on: the test set")  # fmt: skip
     build.add_argument("--out", type=Path, required=True)
     build.add_argument(
         "--rules", type=Path, help="YAML with clean:, split: and shards: as in a study"
@@ -24,15 +25,19 @@ def add_subcommands(commands: Any) -> None:
     build.add_argument("--threads", type=int, default=2)
     build.add_argument("--json", action="store_true")
     build.set_defaults(run=_build)
-    check = commands.add_parser("verify", help="every shard against the manifest")
+    check = commands.add_parser("verify", help="every file against the manifest")
     check.add_argument("dir", type=Path)
+    check.add_argument("--study", type=Path, metavar="STUDY.yaml",
+                       help="also that it is the corpus of this study's sources and rules")  # fmt: skip
+    check.add_argument("--threads", type=int, default=2)
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_verify)
-    show = commands.add_parser("stats", help="sequences, residues, lengths of a corpus")
-    show.add_argument("dir", type=Path)
+    show = commands.add_parser("stats", help="sequences, residues, duplicates, epochs of a corpus")
+    show.add_argument("dir", type=Path, nargs="?", help="without it: --study, as published")
     show.add_argument("--study", type=Path, metavar="STUDY.yaml",
                       help="also how often its runs read each source, by mix and budget")  # fmt: skip
     show.add_argument("--write", action="store_true", help="also write DIR/stats/*.csv")
+    show.add_argument("--threads", type=int, default=2)
     show.add_argument("--json", action="store_true")
     show.set_defaults(run=_stats)
     batch = commands.add_parser("batch", help="batch K of a run, in readable form")
@@ -45,22 +50,25 @@ def add_subcommands(commands: Any) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from plmscale.corpus import steps
+    from plmscale.corpus.config import CorpusConfig
+    from plmscale.corpus.settling import settle
     from plmscale.study import read_yaml
 
-    sources: dict[str, dict[str, str]] = {}
-    for path in args.fasta:
+    sources: dict[str, dict[str, Any]] = {}
+    for path in [*args.files, *args.held_out]:
         name = path.name.split(".")[0].replace("-", "_")
         if name in sources:
             raise PlmscaleError(f"{path}: two files would make a source named {name!r}; rename one")
-        if not path.is_file():
-            raise PlmscaleError(f"{path}: no such FASTA file")
-        sources[name] = {"path": str(path), "sha256": sha256_file(path)}
+        if not path.exists():
+            raise PlmscaleError(f"{path}: no such file")
+        role = "held_out" if path in args.held_out else "train"
+        sources[name] = {"path": str(path), "role": role}
     rules = read_yaml(args.rules) if args.rules else {}
     try:
         corpus = CorpusConfig.model_validate({"sources": sources, **rules})
     except ValueError as error:
         raise PlmscaleError(f"corpus build: {' '.join(str(error).split())}") from None
-    manifest = steps.build(corpus, args.out, args.threads)
+    manifest = steps.build(settle(corpus, Path()), args.out, args.threads)
     if args.json:
         print(json.dumps(manifest, indent=2, sort_keys=True))
     else:
@@ -70,62 +78,97 @@ def _build(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     from plmscale.corpus.build import verify
 
-    counts = verify(args.dir)
+    key = _study(args.study).corpus.key() if args.study else None
+    counts = verify(args.dir, args.threads, key)
     if args.json:
         print(json.dumps(counts))
     else:
         print(
-            f"{args.dir}: {counts['shards']} shards, {counts['residues']:,} residues: "
-            "as the manifest says"
+            f"{args.dir}: {counts['files']} files, {counts['shards']} shards, "
+            f"{counts['residues']:,} residues: as the manifest says"
         )
 
 
 def _stats(args: argparse.Namespace) -> None:
+    from plmscale import grid
     from plmscale.corpus import stats
+    from plmscale.corpus.build import load_manifest
+    from plmscale.corpus.epochs import epochs_table, published_manifest
 
-    tables = stats.write_stats(args.dir) if args.write else stats.corpus_tables(args.dir)
-    if args.study:
-        tables["epochs"] = _epochs(args.dir, args.study)
+    study = _study(args.study) if args.study else None
+    if args.dir and study:
+        missing = sorted(set(study.corpus.sources) - set(load_manifest(args.dir)["sources"]))
+        if missing:
+            raise PlmscaleError(
+                f"{args.dir}: no source {', '.join(missing)}, which {args.study} reads"
+            )
+    recipes = [run.recipe for run in grid.expand(study)] if study else None
+    if args.dir:
+        make = stats.write_stats if args.write else stats.corpus_tables
+        tables = make(args.dir, recipes, args.threads)
+    elif study:
+        tables = {"epochs": epochs_table(published_manifest(study.corpus), recipes or [])}
+    else:
+        raise PlmscaleError("corpus stats: give a corpus folder, or --study STUDY.yaml")
     if args.json:
         print(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in tables.items()}))
         return
-    _show(args.dir)
-    if args.study:
-        print("\nof the longest run of each mix and budget:\n")
-        rows = tables["epochs"].astype(object).where(tables["epochs"].notna(), None)
-        print(table(rows.to_dict("records"), list(rows.columns)))
+    titles = {
+        "sources": "what is in it:",
+        "duplicates": "copies left out, by the source that kept the sequence:",
+        "identity": "held-out sequences by their highest identity to what is trained on:",
+        "epochs": "how often the longest run of each mix and budget reads each source"
+        + ("" if args.dir else ", by the published sizes")
+        + ":",
+    }
+    parts = [
+        f"{title}\n\n{_text(tables[name], _SHOWN.get(name))}"
+        for name, title in titles.items()
+        if name in tables and len(tables[name])
+    ]
+    print("\n\n".join(parts))
 
 
-def _epochs(corpus_dir: Path, path: Path) -> Any:
-    from plmscale import grid, study
-    from plmscale.corpus.build import load_manifest
-    from plmscale.corpus.epochs import epochs_table
+_SHOWN = {
+    "sources": [
+        *("source", "part", "sequences", "residues", "mean_length", "unigram_entropy"),
+        "low_complexity",
+    ],
+    "epochs": ["mix", "budget", "tokens", "source", "share", "source_tokens", "epochs", "capped"],
+}
+
+
+def _text(frame: Any, columns: list[str] | None = None) -> str:
+    frame = frame[columns or list(frame.columns)]
+    rows = frame.astype(object).where(frame.notna(), None)
+    return table(rows.to_dict("records"), list(rows.columns))
+
+
+def _study(path: Path) -> Any:
+    from plmscale import study
 
     loaded = study.load(path)
     if loaded.corpus is None:
         raise PlmscaleError(f"{path}: this study has no corpus; it reads released logs")
-    manifest = load_manifest(corpus_dir)
-    if missing := sorted(set(loaded.corpus.sources) - set(manifest["sources"])):
-        raise PlmscaleError(f"{corpus_dir}: no source {', '.join(missing)}, which {path} reads")
-    return epochs_table(manifest, [run.recipe for run in grid.expand(loaded)])
+    return loaded
 
 
 def _show(corpus_dir: Path) -> None:
     from plmscale.corpus.stats import corpus_tables
 
-    rows = corpus_tables(corpus_dir)["sources"].to_dict("records")
-    shown = ["source", "split", "sequences", "residues", "mean_length", "unigram_entropy"]
-    print(table(rows, shown))
+    shown = ["source", "part", "sequences", "residues", "mean_length", "unigram_entropy"]
+    print(_text(corpus_tables(corpus_dir, sample=0)["sources"], shown))
 
 
 def _batch(args: argparse.Namespace) -> None:
-    from plmscale import grid, study
+    from plmscale import grid, snakefile
     from plmscale.training.show import batch_text
 
-    loaded = study.load(args.study)
+    loaded = _study(args.study)
     recipes = {run.run_id: run.recipe for run in grid.expand(loaded)}
     if args.run_id not in recipes:
         raise PlmscaleError(
             f"{args.run_id}: no such run in {args.study}; `plmscale runs` lists them"
         )
-    print(batch_text(recipes[args.run_id], loaded.folder / "corpus", args.k, args.rows))
+    folder = snakefile.corpus_folder(loaded)
+    print(batch_text(recipes[args.run_id], folder, args.k, args.rows))

@@ -5,58 +5,20 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from plmscale.corpus.mix_config import RESERVED, MixConfig, check_mix
+from plmscale.corpus.source_config import SourceConfig, identity
+from plmscale.corpus.split_config import SplitConfig
 from plmscale.files import fingerprint
 
 # Raise when the corpus code changes what the same settings yield.
-CORPUS_SCHEMA = 1
+CORPUS_SCHEMA = 2
 _STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceConfig(_Strict):
-    path: str = Field(
-        "",
-        description="FASTA file (plain or .gz), relative to the project or absolute; "
-        "or give `url`.",
-    )
-    url: str = Field(
-        "", description="http(s):// or file:// address to bring it from when `path` is empty."
-    )
-    mirrors: list[str] = Field(
-        [], description="Other addresses of the same file, tried in order after `url`."
-    )
-    sha256: str = Field(
-        description="Checksum of the file as brought in; what decides the content is pinned by it."
-    )
-    weight: float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Share in the default mix (normalised over sources).",
-    )
-    release: str = Field("", description="Release of the database, for the record.")
-    licence: str = Field("", description="Licence, for the record.")
-    citation: str = Field("", description="What to cite, for the record.")
-
-    @field_validator("sha256")
-    @classmethod
-    def _hex(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{64}", value):
-            raise ValueError("must be 64 lower-case hex digits (sha256sum FILE)")
-        return value
-
-    @model_validator(mode="after")
-    def _one_place(self) -> SourceConfig:
-        if bool(self.path) == bool(self.url):
-            raise ValueError("give either path or url")
-        if self.mirrors and not self.url:
-            raise ValueError("mirrors stand beside a url")
-        return self
 
 
 class CleanConfig(_Strict):
@@ -89,26 +51,6 @@ class CleanConfig(_Strict):
         return self
 
 
-class SplitConfig(_Strict):
-    min_seq_id: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="No validation sequence has a training sequence at or above this identity ...",
-    )
-    coverage: float = Field(0.8, gt=0, le=1, description="... over this share of both sequences.")
-    sensitivity: float = Field(
-        4.0,
-        ge=1,
-        le=7.5,
-        description="MMseqs2's -s in the search that checks the split (clustering itself is linclust).",
-    )
-    valid_fraction: float = Field(
-        0.05, gt=0, lt=1, description="Share of each source's residues held out for validation."
-    )
-    seed: int = Field(0, ge=0, description="Which clusters are held out.")
-
-
 class ShardConfig(_Strict):
     max_residues: int = Field(100_000_000, ge=1, description="Residues in one shard file.")
 
@@ -116,18 +58,19 @@ class ShardConfig(_Strict):
 class CorpusConfig(_Strict):
     sources: dict[str, SourceConfig] = Field(
         min_length=1,
-        description="Where sequences come from. Of exact duplicates across sources "
-        "the first source keeps the sequence.",
+        description="Where sequences come from. Of exact duplicates across sources the first "
+        "source keeps the sequence; held-out sources come before all others.",
     )
-    mixes: dict[str, dict[str, float]] = Field(
+    mixes: dict[str, MixConfig] = Field(
         {}, description="Corpora to train on: shares of the sources, by tokens. `mix`, by the "
-        "sources' weights, is there without being named, and is what every run is validated on."
+        "sources' weights, is there without being named, and is what every run is validated on. "
+        "Or `{weights: residues, temperature: 2, max_epochs: 4}`: see docs/corpus.md."
     )  # fmt: skip
     clean: CleanConfig = Field(
         CleanConfig(), description="Which sequences stay, and with which letters."
     )
     split: SplitConfig = Field(
-        SplitConfig(), description="Training and validation, decided by MMseqs2 clusters."
+        SplitConfig(), description="Training, validation and out-of-distribution test, by MMseqs2."
     )
     shards: ShardConfig = Field(ShardConfig(), description="Token files.")
 
@@ -140,9 +83,10 @@ class CorpusConfig(_Strict):
                 weights = {
                     name: s.get("weight", 1.0)
                     for name, s in data["sources"].items()
-                    if isinstance(s, dict)
+                    if isinstance(s, dict) and s.get("role") != "held_out"
                 }
-                mixes = {"mix": weights, **mixes}
+                if weights:
+                    mixes = {"mix": weights, **mixes}
             data = {**data, "mixes": mixes}
         return data
 
@@ -153,36 +97,45 @@ class CorpusConfig(_Strict):
                 raise ValueError(
                     f"{name!r}: names of sources and mixes hold only letters, digits and '_'"
                 )
-        for mix, shares in self.mixes.items():
-            for source, share in shares.items():
-                if source not in self.sources:
-                    raise ValueError(
-                        f"mixes.{mix}: no source {source!r}; sources: {', '.join(self.sources)}"
-                    )
-                if not share >= 0:
-                    raise ValueError(
-                        f"mixes.{mix}.{source}: a share must be at least 0 (found {share})"
-                    )
-            if not sum(shares.values()) > 0:
-                raise ValueError(f"mixes.{mix}: shares must add up to more than 0")
+        if taken := [name for name in self.sources if name in RESERVED]:
+            raise ValueError(f"sources.{taken[0]}: a mix has a key of this name; choose another")
+        if not self.trained:
+            raise ValueError("sources: every source is held out; give one to train on")
+        for name, mix in self.mixes.items():
+            try:
+                check_mix(mix, self.sources, self.held_out)
+            except ValueError as error:
+                raise ValueError(f"mixes.{name}: {error}") from None
         return self
+
+    @property
+    def held_out(self) -> list[str]:
+        """Names of the sources that nothing is trained on."""
+        return [name for name, source in self.sources.items() if source.role == "held_out"]
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the sources to train on."""
+        return [name for name, source in self.sources.items() if source.role == "train"]
+
+    @property
+    def priority(self) -> list[str]:
+        """Names of all sources in the order in which they keep a sequence that several hold."""
+        return [*self.held_out, *self.trained]
 
     def key(self) -> str:
         """Return the fingerprint of all that decides the corpus' content: files, rules, split.
 
         Paths, addresses, weights and mixes are no part of it: they change nothing in the shards.
+        Studies with the same key share one corpus.
         """
-        return self.step_keys()["corpus"]
-
-    def step_keys(self) -> dict[str, str]:
-        """Return the fingerprint of what decides the outcome of each step: clean, split, corpus."""
-        settings: dict[str, object] = {
-            "schema": CORPUS_SCHEMA,
-            # A list, because the order of the sources decides who keeps a duplicate.
-            "sources": [[name, source.sha256] for name, source in self.sources.items()],
-        }
-        keys = {}
-        for step, name in (("clean", "clean"), ("split", "split"), ("corpus", "shards")):
-            settings[name] = getattr(self, name).model_dump()
-            keys[step] = fingerprint(settings)
-        return keys
+        return fingerprint(
+            {
+                "schema": CORPUS_SCHEMA,
+                # A list, because the order of the sources decides who keeps a duplicate.
+                "sources": [[name, identity(source)] for name, source in self.sources.items()],
+                "clean": self.clean.model_dump(),
+                "split": self.split.model_dump(),
+                "shards": self.shards.model_dump(),
+            }
+        )

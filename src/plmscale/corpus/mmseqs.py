@@ -30,13 +30,22 @@ def program() -> str:
 
 def run(*arguments: str | Path | float) -> None:
     """Run mmseqs with these arguments; a failure raises PlmscaleError with its last words."""
-    command = [program(), *map(str, arguments), "-v", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = _call(*map(str, arguments), "-v", "1")
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
         raise PlmscaleError(f"mmseqs {arguments[0]} failed ({done.returncode}): {' '.join(words)}")
 
 
 def version() -> str:
     """Return the version mmseqs reports."""
-    return subprocess.run([program(), "version"], capture_output=True, text=True).stdout.strip()
+    return _call("version").stdout.strip()
+
+
+def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    name = program()
+    try:
+        return subprocess.run([name, *arguments], capture_output=True, text=True)
+    except OSError as error:
+        raise PlmscaleError(
+            f"{name}: cannot be run ({error.strerror}); set PLMSCALE_MMSEQS to MMseqs2's program"
+        ) from error

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from plmscale.corpus.blocks import BLOCK_BYTES, LONGEST_RECORD, Fault, read_blocks
+from plmscale.corpus.blocks import Fault, read_blocks
 from plmscale.corpus.config import CleanConfig
-from plmscale.corpus.fastclean import CleanBlock, LetterRule, clean_block
-from plmscale.errors import PlmscaleError
+from plmscale.corpus.fastclean import CleanBlock, LetterRule, clean_by_kernel
+from plmscale.corpus.numpyclean import clean_by_numpy
 
 T = TypeVar("T")
 
@@ -23,21 +23,20 @@ def clean_fasta(
     path: str | Path,
     rule: CleanConfig,
     threads: int = 1,
-    block_bytes: int = BLOCK_BYTES,
-    longest_record: int = LONGEST_RECORD,
+    blocks: Iterator[tuple[bytes, int]] | None = None,
 ) -> Iterator[CleanBlock]:
     """Yield what stays of the FASTA at `path` (plain, gzip, zstd or xz), block by block, in order.
 
-    With `threads` > 1 one thread reads and unpacks and `threads` clean; what is yielded is the
-    same. At most 2 * threads + 4 blocks are in memory. Raises PlmscaleError that names file,
-    record and line where something is wrong, and if no sequence is left in the end; blocks
-    before that have then been yielded.
+    `blocks` are what is read in its place, in the way of `read_blocks`; `path` is then what errors
+    name. `threads` is how many cores there are: with more than one, one thread reads and unpacks,
+    `threads` - 1 clean, and the caller goes on meanwhile; what is yielded is the same. At most
+    2 * threads + 4 blocks are in memory. Raises PlmscaleError that names file, record and line
+    where something is wrong; blocks before that have then been yielded.
     """
     letters = LetterRule(rule)
-    blocks = read_blocks(path, block_bytes, longest_record)
-    records = lines = written = 0
+    records = lines = 0
     try:
-        for blank_lines, found in _cleaned(blocks, letters, threads):
+        for blank_lines, found in _cleaned(blocks or read_blocks(path), letters, threads):
             lines += blank_lines
             if isinstance(found, Fault):
                 raise found
@@ -45,11 +44,17 @@ def clean_fasta(
             yield replace(block, records=block.records + records)
             records += block.counts["read_sequences"]
             lines += newlines
-            written += block.counts["written_sequences"]
     except Fault as fault:
         raise fault.told(path, records, lines) from None
-    if not written:
-        raise PlmscaleError(f"{path}: no sequence is left after the letter rule and length limits")
+
+
+def clean_block(data: bytes, rule: LetterRule) -> tuple[CleanBlock, int]:
+    """Apply `rule` to a block of whole records; return what stays and the block's line ends.
+
+    `records` count from 1 within the block. Raises Fault for the first record that has no name,
+    no sequence or (where the rule makes it an error) a sign that is no amino acid.
+    """
+    return clean_by_kernel(data, rule) or clean_by_numpy(data, rule)
 
 
 def _cleaned(
@@ -67,12 +72,14 @@ def _cleaned(
         for data, blank_lines in blocks:
             yield blank_lines, work(data)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    # Unpacking decides how long packed input takes, so it gets a core to itself.
+    workers = threads - 1
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         try:
             for data, blank_lines in ahead(blocks):
                 waiting.append((blank_lines, pool.submit(work, data)))
-                if len(waiting) > threads:
+                if len(waiting) > workers + 1:
                     blank_lines, future = waiting.popleft()
                     yield blank_lines, future.result()
         except Fault as fault:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plmscale.download.partial import Partial, locked
-from plmscale.download.progress import Progress
 from plmscale.download.sources import (
     CHUNK,
     Broken,
@@ -25,6 +24,7 @@ from plmscale.download.sources import (
     open_local,
 )
 from plmscale.errors import PlmscaleError
+from plmscale.progress import Progress
 
 ATTEMPTS = 6
 # So much more than ever before, and the attempts are counted from the start again: a transfer of

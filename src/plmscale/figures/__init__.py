@@ -23,5 +23,8 @@ FIGURES = {
     "speed": "speed",
     "corpus_lengths": "corpus",
     "corpus_residues": "corpus",
+    "corpus_epochs": "epochs",
+    "corpus_duplicates": "heldout",
+    "corpus_identity": "heldout",
 }
 """Name of each figure and the module of this package whose function of that name draws it."""

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         inputs = data.load(
             args.runs, args.curves, args.laws, args.findings, args.corpus_stats, args.metrics,
-            args.holdout, args.sensitivity, args.points,
+            args.holdout, args.sensitivity, args.points, args.epochs,
         )  # fmt: skip
         for name in names:
             draw = getattr(import_module(f"plmscale.figures.{FIGURES[name]}"), name)
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--laws", type=Path, help="laws.json")
     parser.add_argument("--findings", type=Path, help="findings.json")
     parser.add_argument("--corpus-stats", type=Path, help="folder with lengths.csv, residues.csv")
+    parser.add_argument("--epochs", type=Path, help="epochs of each source, CSV")
     parser.add_argument("--metrics", type=Path, help="folder of run folders with metrics.json")
     parser.add_argument("--holdout", type=Path, help="holdout.json")
     parser.add_argument("--sensitivity", type=Path, help="sensitivity.json")

@@ -39,7 +39,8 @@ def corpus_lengths(inputs: Inputs) -> Figure:
         share = binned / lengths.sum() * 100
         look = {"color": _COLOURS[index % 6], "lw": 1.5, "ls": _DASHES[index % 4]}
         middle = _quantile(lengths, 0.5)
-        label = f"{source}: {style.si(lengths.sum())} proteins, median {middle:.0f} residues"
+        label = f"{_label(table, source)}: {style.si(lengths.sum())} proteins, "
+        label += f"median {middle:.0f} residues"
         ax.stairs(share, edges, label=label, **look)
         ax.stairs(share, edges, fill=True, alpha=0.12, color=look["color"])
         ax.axvline(middle, color=look["color"], lw=0.9, ls=look["ls"], alpha=0.8)
@@ -49,6 +50,16 @@ def corpus_lengths(inputs: Inputs) -> Figure:
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper right", title="vertical lines: medians; the longest 0.5 % are not shown")
     return figure
+
+
+def _label(table: pd.DataFrame, source: str) -> str:
+    """Return the name of a source, with a remark where nothing of it is trained on."""
+    count = "sequences" if "sequences" in table else "count"
+    if "part" in table:
+        there = table[(table["source"] == source) & (table[count] > 0)]
+        if set(there["part"]) == {"test"}:
+            return f"{source} (held out)"
+    return source
 
 
 def _quantile(lengths: pd.Series, q: float) -> float:
@@ -69,7 +80,7 @@ def corpus_residues(inputs: Inputs) -> Figure:
     counts = table.pivot_table(
         index="residue", columns="source", values="count", aggfunc="sum", fill_value=0
     )[list(dict.fromkeys(table["source"]))]
-    counts = counts[counts.sum(axis=1) > 0]
+    counts = counts.loc[counts.sum(axis=1) > 0, counts.sum() > 0]
     shares = counts / counts.sum() * 100
     shares = shares.assign(order=shares.mean(axis=1)).sort_values("order", ascending=False)
     shares = shares.drop(columns="order")
@@ -80,7 +91,7 @@ def corpus_residues(inputs: Inputs) -> Figure:
     x = np.arange(len(shares))
     width = 0.8 / len(shares.columns)
     for index, source in enumerate(shares.columns):
-        label = f"{source}: {style.si(counts[source].sum())} residues"
+        label = f"{_label(table, source)}: {style.si(counts[source].sum())} residues"
         ax.bar(x + (index - (len(shares.columns) - 1) / 2) * width, shares[source], width,
                color=_COLOURS[index % 6], hatch=_HATCHES[index % 4], edgecolor="white",
                linewidth=0, label=label)  # fmt: skip

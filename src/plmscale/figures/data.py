@@ -43,15 +43,19 @@ def load(
     holdout: str | Path | None = None,
     sensitivity: str | Path | None = None,
     points: str | Path | None = None,
+    epochs: str | Path | None = None,
 ) -> Inputs:
     """Read what was given. A path that was named but is missing is an error that names it."""
     table = read_runs(runs) if runs else Inputs().runs
+    stats = load_stats(corpus_stats) if corpus_stats else {}
+    if epochs:
+        stats["epochs"] = _read_csv(Path(epochs))
     return Inputs(
         runs=table,
         curves=load_curves(curves, table["run_id"]) if curves else {},
         laws=read_json(laws) if laws else {},
         findings=read_json(findings) if findings else {},
-        stats=load_stats(corpus_stats) if corpus_stats else {},
+        stats=stats,
         metrics=load_metrics(metrics, set(table["run_id"])) if metrics else [],
         holdout=read_json(holdout) if holdout else {},
         sensitivity=read_json(sensitivity) if sensitivity else {},

@@ -124,14 +124,12 @@ def convention_rows(laws: dict[str, Any]) -> list[list[str]]:
 
 
 def corpus_rows(manifest: dict[str, Any]) -> list[list[str]]:
-    """Return source, share of the mix, training and validation sizes, and licence."""
-    sources = manifest.get("sources") or {}
-    total = sum(float(source.get("weight") or 0) for source in sources.values()) or 1.0
+    """Return source, sizes of its parts (training, validation, test), and licence."""
     rows = []
-    for name, source in sources.items():
+    for name, source in (manifest.get("sources") or {}).items():
         about = source.get("provenance") or {}
-        row = [name, f"{float(source.get('weight') or 0) / total:.0%}"]
-        for part in ("train", "valid"):
+        row = [name]
+        for part in ("train", "valid", "test"):
             numbers = source.get(part) or {}
             row += [f"{numbers.get(key, 0):,}" for key in ("sequences", "residues")]
         told = (about.get(key) for key in ("release", "licence", "citation"))

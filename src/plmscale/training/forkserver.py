@@ -150,7 +150,7 @@ def _folder() -> Path:
     """Return the server's folder, private to the user; other code or Python means another one."""
     digest = hashlib.sha256(f"{sys.executable}\n{sys.path}\n".encode())
     root = Path(plmscale.__file__).parent
-    for source in sorted(root.rglob("*.py")):
+    for source in sorted([*root.rglob("*.py"), *root.rglob("*.so")]):
         digest.update(str(source.relative_to(root)).encode() + source.read_bytes())
     name = f"plmscale-{os.getuid()}-{digest.hexdigest()[:12]}"
     base = Path(tempfile.gettempdir())

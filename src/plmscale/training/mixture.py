@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from plmscale.native import rows as native
+
 _SCALE = 1 << 32
 
 
@@ -34,6 +38,13 @@ class Mixture:
                 return name, before
             sample -= before
         raise AssertionError("the last source takes every sample that is left")
+
+    def locate_all(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `locate` gives for each of `samples`, int64 (k,), 0 <= sample < 2^62.
+
+        The first array has numbers of `sources`, the second indices within them, both int64.
+        """
+        return native.locate(samples, self.weights, self._rest)
 
     def count(self, samples: int) -> dict[str, int]:
         """Return how many of the first `samples` samples each source provides."""

@@ -12,13 +12,13 @@ IGNORED = -100
 _MASK_STREAM = 0x4D41534B
 
 
-def random_words(seed: int, stream: int, number: int, count: int) -> np.ndarray:
-    """Return `count` uint64 of the Philox stream (seed, stream), block `number`.
+def random_words(seed: int, stream: int, number: int, count: int, block: int = 0) -> np.ndarray:
+    """Return `count` uint64 of the Philox stream (seed, stream), from the counter (number, block).
 
     A counter-based generator (Salmon et al. 2011): any block can be had without those before.
     """
     key = np.array([seed & (2**64 - 1), stream], np.uint64)
-    counter = np.array([0, 0, number, 0], np.uint64)
+    counter = np.array([0, 0, number, block], np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from plmscale.training import checkpoint
 from plmscale.training import engine as engines
 from plmscale.training.data import training_samples, validation_samples
 from plmscale.training.evaluate import Validation, Validator, row_losses
+from plmscale.training.feed import Feed
 from plmscale.training.objectives import IGNORED, examples
 from plmscale.training.options import Options
 from plmscale.training.parent import ParentFailed, parent_weights
@@ -46,7 +48,10 @@ def train(options: Options, rank: int, world: int) -> None:
         run.finish("parent_failed", str(error), None)
         return
     run.prepare(weights)
-    status, detail = run.loop()
+    try:
+        status, detail = run.loop()
+    finally:
+        run.feed.close()
     # A lost run's earlier validation is no result of the recipe.
     run.finish(status, detail, run.last_validation if status == "done" else None)
 
@@ -83,6 +88,7 @@ class Run:
         self.plan = engines.plan_batch(
             self.batch_rows, recipe["context"], self.rank, self.world, self.device
         )
+        self.feed = Feed(self._examples, recipe["steps"], ahead=self.device == "cuda")
         self.validator = Validator(
             recipe, validation_samples(options.corpus, recipe), self.device, self.plan.micro_rows
         )
@@ -154,13 +160,16 @@ class Run:
         self._tick("train_seconds", mark)
         return "done", ""
 
+    def _examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets of this rank's rows of `step`."""
+        numbers = self.plan.samples(step, self.batch_rows)
+        rows = self.samples.batch(numbers)
+        return examples(self.recipe, rows, numbers, self.recipe["data_seed"])
+
     def train_step(self, step: int) -> None:
         """One optimizer step: the mean over the whole batch's predicted tokens, then AdamW."""
         recipe, plan, engine = self.recipe, self.plan, self.engine
-        numbers = plan.samples(step, self.batch_rows)
-        inputs, targets = examples(
-            recipe, self.samples.batch(numbers), numbers, recipe["data_seed"]
-        )
+        inputs, targets = self.feed.at(step)
         predicted = torch.tensor(
             float((targets != IGNORED).sum()), dtype=torch.float64, device=self.device
         )

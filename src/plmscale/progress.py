@@ -1,4 +1,4 @@
-"""How far a download is: a line that updates on a terminal, a line now and then in a log."""
+"""How far long work is: a line that updates on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
