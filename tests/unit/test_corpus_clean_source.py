@@ -88,7 +88,7 @@ def test_an_error_in_the_second_file_names_it_and_leaves_an_earlier_store_alone(
 
 
 def test_blocks_may_come_from_elsewhere(tmp_path):
-    def blocks_of(path):
+    def blocks_of(path, advance):
         yield b">r1\nMKV\n", 0
         yield b">r2\nMK1\n" if path.name == "bad" else b">r2\nMKL\n", 0
 

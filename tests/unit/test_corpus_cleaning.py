@@ -93,7 +93,9 @@ def test_letter_rule_as_configured(tmp_path):
 
 
 def test_a_letter_outside_the_alphabet_is_an_error_naming_file_record_and_letter(tmp_path):
-    with pytest.raises(PlmscaleError, match=r"in\.fasta: line 4: record 2 \(bad\): '1' at position 3"):
+    with pytest.raises(
+        PlmscaleError, match=r"in\.fasta: line 4: record 2 \(bad\): '1' at position 3"
+    ):
         cleaned(fasta(tmp_path / "in.fasta", ">good\nMKV\n>bad\nMK1V\n"))
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plmscale.corpus import mmseqs
+from plmscale.corpus.blocks import read_blocks
 from plmscale.corpus.clean import clean_source
 from plmscale.corpus.config import CleanConfig, CorpusConfig
 from plmscale.corpus.formats import extract, sequence_blocks
@@ -190,9 +192,9 @@ def read(settings, files, folder):
     """Return {name: sequence} of a source as the corpus reads it, through a store."""
     listed = {"files": [{"path": str(file)} for file in files]}
     source = SourceConfig.model_validate({**listed, **settings})
-    paths, blocks = list(files), lambda path: sequence_blocks(path, source)
+    paths, blocks = list(files), partial(sequence_blocks, source=source)
     if is_extracted(source):
-        paths, blocks = [folder / "out.fasta"], None
+        paths, blocks = [folder / "out.fasta"], read_blocks
         extract(source, files, paths[0], 2, folder / "work")
         assert not (folder / "work").exists()
     rule = CleanConfig(min_length=1, max_length=100_000)
@@ -371,7 +373,7 @@ def test_wrong_databases_are_told(proteins, tmp_path):
 def test_a_damaged_database_is_told(proteins, tmp_path):
     made = make_database(proteins, tmp_path)
     os.truncate(made / "prot", 10_000)
-    with pytest.raises(PlmscaleError, match="the database cannot be read, damaged?"):
+    with pytest.raises(PlmscaleError, match=r"the database cannot be read, damaged\?"):
         read({"format": "mmseqs"}, sorted(made.iterdir()), tmp_path)
     (made / "prot").unlink()
     with pytest.raises(PlmscaleError, match="prot of the database is missing"):

@@ -25,23 +25,21 @@ def clean_source(
     rule: CleanConfig,
     out: Path,
     threads: int = 1,
-    blocks_of: Callable[[Path], Blocks] | None = None,
+    blocks_of: Callable[..., Blocks] = read_blocks,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Clean `files` one after another into the store `out`; return its counts.json.
 
-    `blocks_of` reads a file that is no FASTA, in the way of `read_blocks`. `threads` is as for
-    `clean_fasta`; the store is the same for any number. Raises PlmscaleError that names file,
-    record and line where something is wrong, or where no sequence is left; no store is then
-    written, and one that was there before stays as it was.
+    `blocks_of(path, advance=...)` reads what is no FASTA, in the way of `read_blocks`; it tells
+    `advance` the bytes it read of the file. `threads` is as for `clean_fasta`; the store is the
+    same for any number. Raises PlmscaleError that names file, record and line where something is
+    wrong, or where no sequence is left; no store is then written, and one that was there before
+    stays as it was.
     """
     shown = Progress(f"clean {out.name}")
     advance = shown.add if progress else lambda count: None
-    if blocks_of is None:
-        shown.at(0, sum(path.stat().st_size for path in files if path.exists()))
-        read = partial(read_blocks, advance=advance)
-    else:
-        read = partial(_counted, blocks_of, advance)
+    shown.at(0, sum(path.stat().st_size for path in files if path.exists()))
+    read = partial(blocks_of, advance=advance)
     counts: Counter[str] = Counter()
     replaced: Counter[str] = Counter()
     writer = StoreWriter(out)
@@ -71,12 +69,3 @@ def clean_source(
         if progress:
             shown.end()
     return result
-
-
-def _counted(
-    blocks_of: Callable[[Path], Blocks], advance: Callable[[int], object], path: Path
-) -> Blocks:
-    """Read `path` by `blocks_of`; tell the bytes of its blocks, since those read are not known."""
-    for data, blank_lines in blocks_of(path):
-        advance(len(data))
-        yield data, blank_lines

@@ -104,11 +104,12 @@ def _spill(stores: list[Store], work: Path, bucket: int) -> list[Path]:
         number = 0
         for store in stores:
             for start in range(0, len(store), SPAN):
-                hashes = np.asarray(store.hashes[start : start + SPAN])
+                hashes = np.array(store.hashes[start : start + SPAN])
                 records = np.empty(len(hashes), _RECORD)
                 records["high"], records["low"] = hashes[:, 0], hashes[:, 1]
                 records["number"] = np.arange(number, number + len(hashes))
                 number += len(hashes)
+                store.forget()
                 if not bits:
                     handles[0].write(records.tobytes())
                     continue
@@ -161,4 +162,5 @@ def _write(path: Path, store: Store, dropped: np.ndarray, first: int) -> tuple[i
             handle.write(keep.tobytes())
             kept += int(keep.sum())
             residues += int(lengths[keep.astype(bool)].sum(dtype=np.int64))
+            store.forget()
     return kept, residues

@@ -67,6 +67,7 @@ class Sequences:
                 first = int(origin) + start
                 hashes = store.hashes[start : start + SPAN]
                 yield index, first, first + len(lengths), lengths, hashes
+                store.forget()
 
     def numbers(self, *parts: int) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers (int64) and lengths (int64) of all sequences in these (small) parts."""
@@ -115,6 +116,7 @@ class Sequences:
                     yield Chunk(store, origin, begun, first + end + 1, start, full)
                     begun, start, done = first + end + 1, int(ends[end]), int(before[end])
                 read, held = int(ends[-1]), int(before[-1])
+                store.forget()
             if held > done:
                 yield Chunk(store, origin, begun, len(store), start, held - done)
 
@@ -135,6 +137,7 @@ class Sequences:
                         out.write(b">%d\n%b\n" % (number + i, text[bounds[i] : bounds[i + 1]]))
                     count += len(chosen)
                     start = int(ends[-1])
+                    chunk.store.forget()
         return count
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from plmscale.corpus.store import PARTS, SPAN, TEST, VALID, Store, map_array
+from plmscale.corpus.store import PARTS, SPAN, TEST, VALID, Store, forget, map_array
 from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write, sha256_file
 
@@ -144,6 +144,8 @@ def _write(
                 digest.update(piece)
             lengths.append(size[chosen])
             start = int(ends[-1])
+            store.forget()
+            forget(parts)
     offsets = np.zeros(shard.sequences + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
     with atomic_write(out / f"{stem}.idx.npy", "wb") as handle:

@@ -63,8 +63,9 @@ def clean(
     source: SourceConfig, files: Sequence[Path], out: Path, rule: CleanConfig, threads: int
 ) -> dict[str, Any]:
     """Clean the files of a source, or the one they were extracted to, into the store `out`."""
-    blocks = None if is_extracted(source) else partial(formats.sequence_blocks, source=source)
-    return clean_source(files, rule, out, threads, blocks)
+    if is_extracted(source):
+        return clean_source(files, rule, out, threads)
+    return clean_source(files, rule, out, threads, partial(formats.sequence_blocks, source=source))
 
 
 def deduplicate(folder: Path, sources: Sequence[str], threads: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -73,6 +74,13 @@ class Store:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def forget(self) -> None:
+        """Give pages that were read back to the system; they stay in its cache.
+
+        Until then they count as memory of this process, in the end as much as the files hold.
+        """
+        forget(self.tokens, self.lengths, self.hashes, self.names, self.name_lengths)
+
     def spans(self, size: int = SPAN) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield (first, offsets, tokens) of `size` or fewer sequences at a time, from the start.
 
@@ -85,6 +93,7 @@ class Store:
             np.cumsum(lengths, out=offsets[1:])
             yield first, offsets, self.tokens[residues : residues + int(offsets[-1])]
             residues += int(offsets[-1])
+            self.forget()
 
     def chosen_names(self, chosen: np.ndarray) -> Iterator[str]:
         """Yield the names of the sequences where `chosen`, bool (n,), is set, in order."""
@@ -96,6 +105,15 @@ class Store:
                 end = int(ends[i])
                 yield self.names[end - int(lengths[i]) : end].tobytes().decode("utf-8", "replace")
             start = int(ends[-1])
+            self.forget()
+
+
+def forget(*arrays: np.ndarray) -> None:
+    """Give the pages of mapped arrays back to the system; read again, they come from its cache."""
+    for array in arrays:
+        mapped = getattr(array, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def map_array(path: Path, dtype: Any) -> np.ndarray:

@@ -112,7 +112,8 @@ def _members(
         while info := archive.next():
             # Nobody goes back to an entry, and the list of them only grows.
             archive.members = []
-            member = _Member(stream, info.size) if info.isreg() else None
+            plain = info.isreg() and not info.issparse()
+            member = _Member(stream, info.size) if plain else None
             if not info.isdir():
                 yield info.name.removeprefix("./"), member
             while member and member.read(_CHUNK):

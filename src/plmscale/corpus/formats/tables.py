@@ -17,6 +17,7 @@ import numpy as np
 
 from plmscale.corpus.formats import archives
 from plmscale.corpus.openers import DAMAGED, open_sequences
+from plmscale.corpus.stream import ahead
 from plmscale.errors import PlmscaleError
 
 _LONGEST_LINE = 64 << 20
@@ -45,7 +46,8 @@ def table_blocks(
                 f"{archives.listed(path)}"
             )
         lines = 0
-        for text in _whole_lines(name, handle, block_bytes):
+        # Unpacking goes on in a thread of its own meanwhile.
+        for text in ahead(_whole_lines(name, handle, block_bytes)):
             fasta, count = _as_fasta(name, text, lines)
             lines += count
             yield fasta, 0
