@@ -4,8 +4,8 @@
 # A corpus lies in <results>/corpora/<hash of its sources and rules>, and a file that was brought in
 # in corpora/files/<name>.<hash>: so studies with the same sources and rules share one, and a changed
 # rule makes another folder instead of a stale file. What decides the content is in these names, so
-# inputs are `ancient`, and what else a step is told stands in `resources`, which never start a job.
-# Between fetched files and shards everything is temporary.
+# inputs are `ancient`, and in params stands only what these names follow from: all else a step is
+# told are `resources`, which start no job. Between fetched files and shards all is temporary.
 FILES = f"{STUDY.results}/corpora/files"
 SOURCES = STUDY.corpus.priority
 TRAINED = STUDY.corpus.trained
@@ -34,7 +34,7 @@ rule fetch_file:
     conda:
         "../environment.yml"
     resources:
-        # Where a file lies changes nothing in it: an address that moved brings nothing in again.
+        # Where a file lies changes nothing in it, and fetching depends on no other job: so no params.
         source=lambda wildcards: snakefile.source_text(
             STUDY, FILE_SOURCE[wildcards.file]
         ),
@@ -60,10 +60,10 @@ rule extract_source:
     conda:
         "../environment.yml"
     threads: 16
-    resources:
-        source=lambda wildcards: snakefile.source_text(STUDY, wildcards.source),
+    params:
+        source=lambda wildcards: snakefile.reading_text(STUDY, wildcards.source),
     shell:
-        "python -m plmscale.corpus extract {input:q} --source {resources.source:q}"
+        "python -m plmscale.corpus extract {input:q} --source {params.source:q}"
         " --threads {threads} --out {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -82,12 +82,12 @@ rule clean_source:
     conda:
         "../environment.yml"
     threads: 4
-    resources:
-        source=lambda wildcards: snakefile.source_text(STUDY, wildcards.source),
+    params:
+        source=lambda wildcards: snakefile.reading_text(STUDY, wildcards.source),
         rule=files.canonical_json(STUDY.corpus.clean.model_dump()),
     shell:
-        "python -m plmscale.corpus clean {input:q} --source {resources.source:q}"
-        " --rule {resources.rule:q} --threads {threads} --out $(dirname {output.counts:q})"
+        "python -m plmscale.corpus clean {input:q} --source {params.source:q}"
+        " --rule {params.rule:q} --threads {threads} --out $(dirname {output.counts:q})"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -122,12 +122,12 @@ rule deduplicate:
     conda:
         "../environment.yml"
     threads: 4
-    resources:
+    params:
         # In the order of priority: it decides which source keeps a sequence that two of them hold.
-        sources=" ".join(SOURCES),
-        folder=CORPUS,
+        sources=SOURCES,
+        folder=lambda wildcards: CORPUS,
     shell:
-        "python -m plmscale.corpus deduplicate {resources.folder:q} --sources {resources.sources}"
+        "python -m plmscale.corpus deduplicate {params.folder:q} --sources {params.sources:q}"
         " --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -158,12 +158,14 @@ rule split:
     conda:
         "../environment.yml"
     threads: 64
-    resources:
-        corpus=snakefile.corpus_text(STUDY),
-        folder=CORPUS,
+    params:
+        sources=SOURCES,
+        held_out=STUDY.corpus.held_out,
+        rule=files.canonical_json(STUDY.corpus.split.model_dump()),
+        folder=lambda wildcards: CORPUS,
     shell:
-        "python -m plmscale.corpus split {resources.folder:q} --corpus {resources.corpus:q}"
-        " --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus split {params.folder:q} --sources {params.sources:q}"
+        " --held-out {params.held_out:q} --rule {params.rule:q} --threads {threads} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule shards:
@@ -182,12 +184,12 @@ rule shards:
     conda:
         "../environment.yml"
     threads: 4
-    resources:
+    params:
         max_residues=STUDY.corpus.shards.max_residues,
-        folder=CORPUS,
+        folder=lambda wildcards: CORPUS,
     shell:
-        "python -m plmscale.corpus shards {resources.folder:q} {wildcards.source:q}"
-        " --max-residues {resources.max_residues} --threads {threads} --out {output:q}"
+        "python -m plmscale.corpus shards {params.folder:q} {wildcards.source:q}"
+        " --max-residues {params.max_residues} --threads {threads} --out {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
@@ -206,12 +208,14 @@ rule manifest:
     conda:
         "../environment.yml"
     resources:
+        # Release and licence of a source decide nothing in its shards.
         corpus=snakefile.corpus_text(STUDY),
-        folder=CORPUS,
-        files=FILES,
+    params:
+        folder=lambda wildcards: CORPUS,
+        files=lambda wildcards: FILES,
     shell:
-        "python -m plmscale.corpus manifest {resources.folder:q} --corpus {resources.corpus:q}"
-        " --files {resources.files:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        "python -m plmscale.corpus manifest {params.folder:q} --corpus {resources.corpus:q}"
+        " --files {params.files:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 
 rule corpus_stats:
@@ -224,10 +228,10 @@ rule corpus_stats:
     conda:
         "../environment.yml"
     threads: 4
-    resources:
-        folder=CORPUS,
+    params:
+        folder=lambda wildcards: CORPUS,
     shell:
-        "python -m plmscale.corpus stats {resources.folder:q} --write --threads {threads}"
+        "python -m plmscale.corpus stats {params.folder:q} --write --threads {threads}"
         " > {log:q} 2>&1 || {{ cat {log:q} >&2; exit 1; }}"
 
 

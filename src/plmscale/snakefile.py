@@ -104,13 +104,26 @@ def corpus_folder(study: Study) -> str:
 
 
 def corpus_text(study: Study) -> str:
-    """Return the corpus settings as JSON, for a command line."""
-    return canonical_json(study.corpus.model_dump())
+    """Return the corpus settings as JSON, for a command line; weights and mixes are the study's."""
+    sources = {name: {"weight"} for name in study.corpus.sources}
+    return canonical_json(study.corpus.model_dump(exclude={"mixes": True, "sources": sources}))
 
 
 def source_text(study: Study, name: str) -> str:
     """Return the settings of one source as JSON, for a command line."""
-    return canonical_json(study.corpus.sources[name].model_dump())
+    return canonical_json(study.corpus.sources[name].model_dump(exclude_defaults=True))
+
+
+def reading_text(study: Study, name: str) -> str:
+    """Return, as JSON, how one source is read, and nothing of where it is or what it is called."""
+    source = study.corpus.sources[name]
+    read = {"format": source.reads_as, "path": "-"}
+    read |= {key: getattr(source, key) for key in ("member", "column", "id_column")}
+    if source.reads_as == "mmseqs":
+        # The files of a database belong together by their names.
+        names = [{"path": Path(file.place).name} for file in source.all_files()]
+        read |= {"path": "", "files": names}
+    return canonical_json(read)
 
 
 def counted(source: SourceConfig) -> list[str]:

@@ -12,6 +12,7 @@ from plmscale.corpus import split as split_module
 from plmscale.corpus.alphabet import STANDARD, encode
 from plmscale.corpus.clean import clean_source
 from plmscale.corpus.config import CleanConfig
+from plmscale.corpus.duplicates import remove_duplicates
 from plmscale.corpus.holdout import Sequences
 from plmscale.corpus.nearest import Search
 from plmscale.corpus.split import split
@@ -418,8 +419,6 @@ def test_real_metagenome_against_the_embedded_corpus(tmp_path, protect):
     keep = {name: tmp_path / f"{name}.keep.bin" for name in files}
     for name, path in files.items():
         clean_source([path], CleanConfig(), stores[name], 2)
-    from plmscale.corpus.duplicates import remove_duplicates
-
     remove_duplicates(stores, tmp_path, 2)
     rule = SplitConfig(valid_fraction=0.05, protect=protect)
     check = split(stores, keep, tmp_path / "out", rule, ["metagenome"], 2)
@@ -429,5 +428,8 @@ def test_real_metagenome_against_the_embedded_corpus(tmp_path, protect):
         assert bins["0.5-0.9"] == bins[">= 0.9"] == 0 < check["unused_sequences"]
     else:
         # About 22 % of it has a hit at all, 14 % one over 80 % of its length.
+        # A plain easy-search (-s 5.7, E 1e-3) of all against all of the demo finds a hit for 23 % of
+        # the metagenome, and for 17 % one that covers 80 % of the metagenomic protein, as here.
         hits = 1 - bins["no hit"] / sum(bins.values())
-        assert check["unused_sequences"] == 0 and hits == pytest.approx(0.14, abs=0.04)
+        assert check["unused_sequences"] == 0 and 0.12 < hits < 0.17
+        assert bins["0.5-0.9"] > 100

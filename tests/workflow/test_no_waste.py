@@ -76,6 +76,20 @@ def test_a_fresh_clone_with_results_copied_in_trains_nothing(finished, tmp_path)
     assert not {"train", "split", "clean_source", "fetch_file", "manifest"} & set(jobs), jobs
 
 
+def test_another_weight_or_licence_builds_no_corpus_again(copy):
+    config = copy.folder / "config.yaml"
+    edit(config, ("licence: CC BY 4.0", "licence: CC-BY-4.0"), ("weight: 0.15", "weight: 0.2"))
+    assert set(copy.jobs("corpus")) <= {"study_corpus", "corpus"}
+
+
+def test_another_rule_builds_a_corpus_of_its_own_and_brings_nothing_in_again(copy):
+    edit(copy.folder / "config.yaml", ("min_length: 30", "min_length: 31"))
+    jobs = copy.jobs("corpus")
+    assert jobs["clean_source"] == 2 and jobs["split"] == 1 and "fetch_file" not in jobs
+    edit(copy.folder / "config.yaml", ("min_length: 31", "min_length: 30"))
+    assert copy.jobs("corpus") == {}
+
+
 def test_a_new_budget_trains_only_its_own_runs(copy):
     edit(copy.folder / "studies/smoke.yaml", ("1.0e+9, 2.0e+9", "1.0e+9, 2.0e+9, 4.0e+9"))
     new = copy.trained()

@@ -13,6 +13,7 @@ from typing import Any
 from plmscale.corpus import cli
 from plmscale.corpus.config import CleanConfig, CorpusConfig
 from plmscale.corpus.source_config import SourceConfig
+from plmscale.corpus.split_config import SplitConfig
 from plmscale.errors import PlmscaleError
 
 
@@ -70,7 +71,8 @@ def _deduplicate(args: argparse.Namespace) -> None:
 def _split(args: argparse.Namespace) -> None:
     from plmscale.corpus.steps import hold_out
 
-    hold_out(args.folder, args.corpus, args.threads)
+    rule = SplitConfig.model_validate(json.loads(args.rule))
+    hold_out(args.folder, args.sources, args.held_out, rule, args.threads)
 
 
 def _shards(args: argparse.Namespace) -> None:
@@ -109,6 +111,7 @@ _FILES = ("files", {"type": Path, "nargs": "+"})
 _OUT = ("--out", _PATH)
 _SOURCE = ("--source", {"type": _source, "required": True})
 _CORPUS = ("--corpus", {"type": _corpus, "required": True})
+_SOURCES = ("--sources", {"nargs": "+", "required": True})
 _THREADS = ("--threads", {"type": int, "default": 1})
 _STEPS: dict[str, tuple[Callable[[argparse.Namespace], None], *tuple[Any, ...]]] = {
     "fetch": (
@@ -117,8 +120,11 @@ _STEPS: dict[str, tuple[Callable[[argparse.Namespace], None], *tuple[Any, ...]]]
     ),
     "extract": (_extract, _FILES, _SOURCE, _THREADS, _OUT),
     "clean": (_clean, _FILES, _SOURCE, ("--rule", {"required": True}), _THREADS, _OUT),
-    "deduplicate": (_deduplicate, _FOLDER, ("--sources", {"nargs": "+"}), _THREADS),
-    "split": (_split, _FOLDER, _CORPUS, _THREADS),
+    "deduplicate": (_deduplicate, _FOLDER, _SOURCES, _THREADS),
+    "split": (
+        *(_split, _FOLDER, _SOURCES, ("--held-out", {"nargs": "*", "default": []})),
+        *(("--rule", {"required": True}), _THREADS),
+    ),
     "shards": (
         *(_shards, _FOLDER, ("source_name", {}), ("--max-residues", {"type": int})),
         *(_THREADS, _OUT),

@@ -21,6 +21,7 @@ from plmscale.corpus.fetch import fetch_file
 from plmscale.corpus.sharding import write_source
 from plmscale.corpus.source_config import SourceConfig, file_names, is_extracted
 from plmscale.corpus.split import split
+from plmscale.corpus.split_config import SplitConfig
 from plmscale.corpus.store import Store
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
@@ -43,7 +44,7 @@ def build(corpus: CorpusConfig, out: Path, threads: int = 2) -> dict[str, Any]:
         if is_extracted(source):
             paths[0].unlink()
     deduplicate(out, corpus.priority, threads)
-    hold_out(out, corpus, threads)
+    hold_out(out, corpus.priority, corpus.held_out, corpus.split, threads)
     for name in corpus.priority:
         shards(out, name, corpus.shards.max_residues, threads, out / "parts" / f"{name}.json")
     written = manifest(out, corpus, files)
@@ -75,11 +76,17 @@ def deduplicate(folder: Path, sources: Sequence[str], threads: int) -> None:
     write_json(folder / "clean" / "duplicates.json", counts)
 
 
-def hold_out(folder: Path, corpus: CorpusConfig, threads: int) -> dict[str, Any]:
-    """Decide what is trained on and what is held out."""
-    stores = {name: folder / "clean" / name for name in corpus.priority}
-    keep = {name: folder / "clean" / f"{name}.keep.bin" for name in corpus.priority}
-    return split(stores, keep, folder / "split", corpus.split, corpus.held_out, threads)
+def hold_out(
+    folder: Path,
+    sources: Sequence[str],
+    held_out: Sequence[str],
+    rule: SplitConfig,
+    threads: int,
+) -> dict[str, Any]:
+    """Decide what is trained on and what is held out; `held_out` names sources of that role."""
+    stores = {name: folder / "clean" / name for name in sources}
+    keep = {name: folder / "clean" / f"{name}.keep.bin" for name in sources}
+    return split(stores, keep, folder / "split", rule, held_out, threads)
 
 
 def shards(folder: Path, name: str, max_residues: int, threads: int, out: Path) -> None:
