@@ -155,7 +155,7 @@ def provenance_rows(
             (
                 "split",
                 f"no validation protein reaches {split.get('min_seq_id')} identity over "
-                f"{split.get('coverage')} of both sequences with a training protein; "
+                f"{split.get('coverage')} of its length with a training protein; "
                 f"{split.get('violations')} violations in the search after the fact",
             )
         )
