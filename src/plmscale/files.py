@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -88,12 +88,14 @@ def read_json(path: str | Path) -> Any:
         raise PlmscaleError(f"{path}: not valid JSON ({error})") from None
 
 
-def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes in hex, read in chunks."""
+def sha256_file(path: str | Path, advance: Callable[[int], object] | None = None) -> str:
+    """Return the SHA-256 of a file's bytes in hex, read in chunks; `advance` is told their sizes."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
+            if advance:
+                advance(len(chunk))
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plmscale.corpus.mixing import longest_recipes
 from plmscale.corpus.source_config import SourceConfig, file_names, is_plain_fasta
 from plmscale.errors import PlmscaleError
 from plmscale.files import canonical_json, fingerprint
@@ -137,13 +138,9 @@ def counted(source: SourceConfig) -> list[str]:
 
 def longest_runs_text(runs: Iterable[Run]) -> str:
     """Return, as JSON, what decides the epochs of each source: of each mix and budget the longest run."""
-    longest: dict[tuple[str, float], dict[str, Any]] = {}
-    for run in runs:
-        recipe = {k: run.recipe[k] for k in ("corpus", "budget", "tokens", "context")}
-        key = (recipe["corpus"]["name"], recipe["budget"] or -float(recipe["tokens"]))
-        if key not in longest or recipe["tokens"] > longest[key]["tokens"]:
-            longest[key] = recipe
-    return canonical_json([longest[key] for key in sorted(longest)])
+    longest = longest_recipes(run.recipe for run in runs).values()
+    keys = ("corpus", "budget", "tokens", "context")
+    return canonical_json([{key: recipe[key] for key in keys} for recipe in longest])
 
 
 def prepare_environment(basedir: str | Path) -> None:

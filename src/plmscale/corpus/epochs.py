@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from plmscale.corpus.mixing import resolve_capped, tokens_per_epoch, train_part
+from plmscale.corpus.mixing import longest_recipes, resolve_capped, tokens_per_epoch, train_part
 from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write
 
@@ -26,14 +26,8 @@ def epochs_table(manifest: Mapping[str, Any], recipes: Iterable[Mapping[str, Any
     sources that max_epochs holds down. Begin and end marks of proteins count as tokens but not
     as residues, so epochs are those of residues plus two marks a protein.
     """
-    longest: dict[tuple[str, float], Mapping[str, Any]] = {}
-    for recipe in recipes:
-        # Runs that are given by tokens have no budget; each number of tokens is one of its own.
-        key = (recipe["corpus"]["name"], recipe["budget"] or -float(recipe["tokens"]))
-        if key not in longest or recipe["tokens"] > longest[key]["tokens"]:
-            longest[key] = recipe
     rows = []
-    for (mix, budget), recipe in sorted(longest.items(), key=lambda item: item[0]):
+    for (mix, budget), recipe in longest_recipes(recipes).items():
         given = recipe["corpus"].get("rule") or {"weights": recipe["corpus"]["mix"]}
         where = f"corpus.mixes.{mix}"
         shares, capped = resolve_capped(given, manifest, recipe["tokens"], recipe["context"], where)

@@ -12,7 +12,7 @@ with share^(1/T), Chung et al. 2023 (UniMax, arXiv 2304.09151) bound the epochs 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from plmscale.corpus.mix_config import MixConfig
@@ -114,6 +114,21 @@ def resolve_recipe_mix(
     asked = recipe["tokens"] if tokens is None else tokens
     where = f"corpus.mixes.{corpus['name']}"
     return resolve(corpus["rule"], manifest, asked, recipe["context"], where)
+
+
+def longest_recipes(
+    recipes: Iterable[Mapping[str, Any]],
+) -> dict[tuple[str, float], Mapping[str, Any]]:
+    """Return the recipe of most tokens of each mix and budget, in the order of these keys.
+
+    Runs that are given by tokens have no budget: each number of tokens is one of its own, negative.
+    """
+    longest: dict[tuple[str, float], Mapping[str, Any]] = {}
+    for recipe in recipes:
+        key = (recipe["corpus"]["name"], recipe["budget"] or -float(recipe["tokens"]))
+        if key not in longest or recipe["tokens"] > longest[key]["tokens"]:
+            longest[key] = recipe
+    return {key: longest[key] for key in sorted(longest)}
 
 
 def resolve_recipe_valid_mix(

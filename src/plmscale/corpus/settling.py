@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from plmscale.corpus.source_config import FileConfig, SourceConfig, is_pattern
 from plmscale.errors import PlmscaleError
-from plmscale.files import fingerprint
+from plmscale.files import fingerprint, sha256_file
 from plmscale.progress import Progress
 
 if TYPE_CHECKING:
     from plmscale.corpus.config import CorpusConfig
-
-_CHUNK = 8 << 20
 
 
 def settle(corpus: CorpusConfig, project: str | Path) -> CorpusConfig:
@@ -134,15 +131,11 @@ def remembered_sha256(where: str, path: Path) -> str:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file in hex, and show how far it is where that takes its time."""
-    digest, progress = hashlib.sha256(), Progress(f"SHA-256 of {path.name}")
+    progress = Progress(f"SHA-256 of {path.name}")
     try:
-        with path.open("rb") as handle:
-            progress.at(0, os.fstat(handle.fileno()).st_size)
-            while chunk := handle.read(_CHUNK):
-                digest.update(chunk)
-                progress.add(len(chunk))
+        progress.at(0, path.stat().st_size)
+        return sha256_file(path, progress.add)
     except OSError as error:
         raise PlmscaleError(f"{path}: cannot be read: {error.strerror}") from None
     finally:
         progress.end()
-    return digest.hexdigest()
