@@ -127,7 +127,10 @@ def test_nothing_near_what_is_held_out_is_trained_on(sources, method, tmp_path):
     assert max(nearest(sequence, train) for sequence in valid) < 0.5
     # It would be otherwise if each sequence stood for itself.
     assert max(nearest(s, valid[:i]) for i, s in enumerate(valid) if i) > 0.5
-    assert check["violations"] == 0 and check["searches"][-1]["near"] == 0
+    assert check["violations"] == 0
+    first, proof = check["searches"][0], check["searches"][-1]
+    assert proof["sensitivity"] == first["sensitivity"] + 1
+    assert proof["held_out_sequences"] >= len(valid) and check["proof_share_of_training"] == 1
     assert check["valid_sequences"] == len(valid) and check["train_sequences"] == len(train)
     assert all(identity[s] < 0.5 for s in valid if not np.isnan(identity[s]))
     unused = of(parts, UNUSED)
@@ -257,20 +260,27 @@ def outputs(folder):
     return {path.name: path.read_bytes() for path in (folder / "out").iterdir() if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(sources, tmp_path_factory):
+# Of a corpus above the limit training sequences are the queries, of one below what is held out is.
+LARGE = {"proof_residues": 30_000}
+
+
+@pytest.fixture(scope="module", params=[{}, LARGE], ids=["small", "large"])
+def undisturbed(request, sources, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(folder, sources, ["outside"], threads=1, **SEARCH)
-    return outputs(folder)
+    run(folder, sources, ["outside"], threads=1, **SEARCH, **request.param)
+    return request.param, outputs(folder)
 
 
 def test_threads_and_chunks_change_nothing(sources, undisturbed, tmp_path):
-    run(tmp_path, sources, ["outside"], threads=3, chunk_residues=12_000, **SEARCH)
-    assert outputs(tmp_path) == undisturbed
+    limit, expected = undisturbed
+    run(tmp_path, sources, ["outside"], threads=3, chunk_residues=15_000, **SEARCH, **limit)
+    assert outputs(tmp_path) == expected
 
 
 def test_a_killed_split_goes_on_with_the_chunks_it_has(sources, undisturbed, tmp_path, monkeypatch):
     kept, real = [], Search._keep
+    limit, expected = undisturbed
+    rule = {"chunk_residues": 10_000 if limit else 40_000, **SEARCH, **limit}
 
     def keep(self, file, *result):
         real(self, file, *result)
@@ -281,22 +291,22 @@ def test_a_killed_split_goes_on_with_the_chunks_it_has(sources, undisturbed, tmp
     monkeypatch.setattr(Search, "_keep", keep)
     killed = True
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, sources, ["outside"], chunk_residues=10_000, **SEARCH)
+        run(tmp_path, sources, ["outside"], **rule)
     assert kept == ["000000.npz", "000001.npz"]
     kept.clear()
     killed = False
-    run(tmp_path, sources, ["outside"], chunk_residues=10_000, **SEARCH)
+    run(tmp_path, sources, ["outside"], **rule)
     assert kept[0] == "000002.npz"
-    assert outputs(tmp_path) == undisturbed
+    assert outputs(tmp_path) == expected
 
 
 def test_results_of_another_rule_are_not_used(sources, tmp_path, monkeypatch):
-    rule = {"chunk_residues": 20_000, **SEARCH}
+    rule = {"chunk_residues": 40_000, **SEARCH}
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Search, "held_out_in_training", killed)
+    monkeypatch.setattr(split_module._Job, "prove", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, sources, ["outside"], min_seq_id=0.9, **rule)
     assert list((tmp_path / "out/.work").glob("*/*.npz"))
@@ -307,24 +317,65 @@ def test_results_of_another_rule_are_not_used(sources, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["clusters", "search"])
-def test_above_the_limit_a_sample_is_searched_again(sources, method, tmp_path):
+def test_above_the_limit_the_other_side_asks_and_a_sample_is_searched_again(
+    sources, method, tmp_path
+):
     train = trained(sources)
-    check = run(tmp_path, train, method=method, proof_residues=30_000, chunk_residues=10_000)
-    parts, _ = part_of(tmp_path, train)
+    check = run(tmp_path / "large", train, method=method, **LARGE)
+    parts, _ = part_of(tmp_path / "large", train)
     near = [nearest(sequence, of(parts, TRAIN)) for sequence in of(parts, VALID)]
     assert max(near) < 0.5
-    proof = check["searches"][-1]
-    assert proof["direction"] == "training in held-out" and proof["sensitivity"] == 7.5
-    assert proof["share_of_training"] == pytest.approx(0.1 * 30_000 / (400 * 90))
-    assert 0 < proof["queries"] < 0.2 * check["train_sequences"]
-    assert check["violations"] == 0
+    first, proof = check["searches"][0], check["searches"][-1]
+    assert first["direction"] == "training in held-out"
+    assert proof["direction"] == "held-out in training" and proof["sensitivity"] == 7.5
+    share = check["proof_share_of_training"]
+    assert share == pytest.approx(0.1 * 30_000 / (400 * 90))
+    assert 0 < proof["training_sequences"] < 0.2 * check["train_sequences"]
+    assert check["violations"] == 0 and check["near_left_estimated"] == 0
+    # Near is the same whichever side asks.
+    run(tmp_path / "small", train, method=method)
+    assert part_of(tmp_path / "small", train)[0] == parts
+
+
+def blind(monkeypatch):
+    """Make the first search of a split find nothing at all."""
+    real = Search.run
+
+    def run(self, direction, wanted, asked, sensitivity, name):
+        none = [] if name == "search" else None
+        return (none, 0) if none == [] else real(self, direction, wanted, asked, sensitivity, name)
+
+    monkeypatch.setattr(Search, "run", run)
+
+
+def test_the_proof_finds_what_was_overlooked(sources, tmp_path, monkeypatch):
+    blind(monkeypatch)
+    train = trained(sources)
+    for method in ("clusters", "search"):
+        check = run(tmp_path / method, train, method=method)
+        parts, _ = part_of(tmp_path / method, train)
+        assert max(nearest(s, of(parts, TRAIN)) for s in of(parts, VALID)) < 0.5
+        assert check["violations"] == check["near_left_estimated"] == 0
+        # Once more only where training sequences left.
+        assert check["rounds"] == (1 if method == "clusters" else 2)
+
+
+def test_a_sample_tells_what_to_expect_of_the_rest(sources, tmp_path, monkeypatch):
+    blind(monkeypatch)
+    train = trained(sources)
+    check = run(tmp_path, train, method="search", **LARGE)
+    found, share = check["unused_sequences"], check["proof_share_of_training"]
+    assert found > 3 and check["near_left_estimated"] == round(found * (1 / share - 1))
+    parts, _ = part_of(tmp_path, train)
+    near = sum(nearest(s, of(parts, VALID)) >= 0.5 for s in of(parts, TRAIN))
+    assert near / 2 < check["near_left_estimated"] < near * 2
 
 
 def test_a_split_that_does_not_settle(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(split_module, "_MAX_ROUNDS", 1)
-    # Relatives just below what linclust finds.
+    blind(monkeypatch)
     with pytest.raises(PlmscaleError, match=r"does not settle.*sensitivity"):
-        run(tmp_path, trained(sources), min_seq_id=0.3, sensitivity=7.5)
+        run(tmp_path, trained(sources), method="search")
 
 
 def test_errors_name_source_and_keys(sources, tmp_path, monkeypatch):
@@ -333,6 +384,8 @@ def test_errors_name_source_and_keys(sources, tmp_path, monkeypatch):
         with pytest.raises(PlmscaleError, match=r"corpus\.sources\.few: .*valid_fraction"):
             run(tmp_path / method, trained(sources) | {"few": one}, method=method,
                 valid_fraction=0.1)  # fmt: skip
+    with pytest.raises(PlmscaleError, match=r"corpus\.sources: all are of role held_out"):
+        run(tmp_path / "all", trained(sources), ["one", "two"])
     broken = tmp_path / "mmseqs"
     broken.write_text("#!/bin/sh\necho first >&2; echo no memory >&2; exit 3\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)

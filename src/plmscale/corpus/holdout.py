@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,12 +77,17 @@ class Sequences:
             found.append((first + at, lengths[at].astype(np.int64)))
         return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
 
+    def counts(self, part: int) -> np.ndarray:
+        """Return sequences and residues in `part` of each source, int64 (sources, 2)."""
+        total = np.zeros((len(self.stores), 2), np.int64)
+        for index, first, last, lengths, _ in self.spans():
+            inside = lengths[self.parts[first:last] == part]
+            total[index] += len(inside), inside.sum(dtype=np.int64)
+        return total
+
     def residues(self, part: int) -> np.ndarray:
         """Return the residues in `part` of each source, int64."""
-        total = np.zeros(len(self.stores), np.int64)
-        for index, first, last, lengths, _ in self.spans():
-            total[index] += lengths[self.parts[first:last] == part].sum(dtype=np.int64)
-        return total
+        return self.counts(part)[:, 1]
 
     def trained(self, first: int, last: int) -> np.ndarray:
         """Return which of the sequences [first, last) are trained on; a mask."""
@@ -120,7 +125,7 @@ class Sequences:
             if held > done:
                 yield Chunk(store, origin, begun, len(store), start, held - done)
 
-    def write_fasta(self, path: Path, chunks: Iterator[Chunk] | list[Chunk], wanted: Mask) -> int:
+    def write_fasta(self, path: Path, chunks: Iterable[Chunk], wanted: Mask) -> int:
         """Write the wanted sequences of `chunks`, named by number; return how many."""
         count = 0
         with path.open("wb", buffering=1 << 20) as out:

@@ -2,12 +2,13 @@
 
 1. Candidates are held out: whole clusters or sequences by hash (holdout.py), and all of the
    sources of role held_out.
-2. Training sequences are searched, chunk by chunk, in what is held out (nearest.py).
-   What is near each other is taken apart:
+2. What is held out and what is trained on are compared, chunk by chunk (nearest.py). What is near
+   each other is taken apart:
    - a sequence near a *guarded* one (method search: VALID; a protected held-out source) is UNUSED;
    - a VALID one near training (method clusters, where training keeps everything) becomes TEST.
-3. The proof: what remains is searched again, in the other direction (corpora of up to
-   `proof_residues`) or a sample of it at the highest sensitivity, in rounds, until nothing is near.
+3. The proof: what remains is compared again at a higher sensitivity, and what that finds is taken
+   apart, too; in rounds while training sequences leave, because each query lists only so many. Of
+   a corpus above `proof_residues` a sample is compared; check.json says what it lets expect.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write, write_json
 
 _MAX_ROUNDS = 6
-# MMseqs2's highest.
-_SAMPLE_SENSITIVITY = 7.5
+# How much more sensitive than the rule the proof is; MMseqs2 goes up to 7.5.
+_PROOF_MORE, _HIGHEST = 1.0, 7.5
 # The sample of the training sequences is one tenth of what is searched whole.
 _SAMPLE_SHARE = 0.1
 _SAMPLE_SEED = 0x5A3F
@@ -59,6 +60,10 @@ def split(
     out = Path(out)
     work = out / ".work"
     work.mkdir(parents=True, exist_ok=True)
+    if not set(stores) - set(held_out):
+        raise PlmscaleError(
+            "corpus.sources: all are of role held_out; give one to train on, too (role: train)"
+        )
     sequences = Sequences(stores, keep)
     train = [i for i, name in enumerate(sequences.stores) if name not in held_out]
     train_residues = int(sequences.residues(TRAIN)[train].sum())
@@ -71,7 +76,7 @@ def split(
         clusters = holdout.by_clusters(sequences, train, rule, work / "clusters", threads)
     else:
         holdout.by_hash(sequences, train, rule)
-    candidates = int((sequences.parts == VALID).sum())
+    candidates = int(sequences.counts(VALID)[:, 0].sum())
 
     numbers, lengths = sequences.numbers(VALID, TEST)
     source = np.searchsorted(sequences.origins, numbers, side="right") - 1
@@ -79,18 +84,22 @@ def split(
     if rule.method == "search":
         guarded |= sequences.parts[numbers] == VALID
     held = Held(numbers, lengths, guarded, rule, max(train_residues, 1))
-    job = _Job(sequences, held, Search(sequences, held, work, threads), chunk_residues)
+    job = _Job(sequences, held, Search(sequences, held, work, threads, chunk_residues))
 
+    # Queries cost by the residue. Few sequences that are held out are the cheaper ones in a small
+    # corpus; of a large one each chunk would ask them again.
     whole = train_residues <= proof_residues
-    if guarded.any() or not whole:
-        job.search_chunks(sequences.trained, rule.sensitivity, "training sequences")
+    direction = nearest.HELD_OUT_IN_TRAINING if whole else nearest.TRAINING_IN_HELD_OUT
+    everything = np.ones(len(numbers), bool)
+    job.search(direction, sequences.trained, everything, rule.sensitivity, "search")
     share = 1.0 if whole else _SAMPLE_SHARE * proof_residues / train_residues
     job.prove(share)
     identity = job.identity()
     _refuse_empty(sequences, train, clusters)
     bins = _write(sequences, held, identity, out)
     protected = identity[job.protected() & ~np.isnan(identity)]
-    table = {p: _counts(sequences, code) for p, code in [*PARTS.items(), ("unused", UNUSED)]}
+    named = [*PARTS.items(), ("unused", UNUSED)]
+    table = {part: sequences.counts(code).tolist() for part, code in named}
     check = {
         "method": rule.method,
         "min_seq_id": rule.min_seq_id,
@@ -108,9 +117,12 @@ def split(
         },
         "bins": bins,
         "searches": job.searches,
-        # Of the last of `searches`, the proof; it ends only at none.
-        "violations": job.searches[-1]["near"],
+        # Pairs in the last of `searches`, the proof, that are near and both still in their parts.
+        "violations": job.violations(),
         "rounds": job.rounds,
+        "proof_share_of_training": share,
+        # What the first search overlooked in a sample, and so in the rest that no other looked at.
+        "near_left_estimated": round(job.overlooked() * (1 / share - 1)),
         "max_identity_found": round(float(protected.max(initial=0.0)), 3),
         "mmseqs": mmseqs.version(),
     }
@@ -122,13 +134,10 @@ def split(
 class _Job:
     """The searches of one split and what they led to."""
 
-    def __init__(
-        self, sequences: Sequences, held: Held, search: Search, chunk_residues: int
-    ) -> None:
-        self.sequences, self.held, self.search = sequences, held, search
-        self.chunk_residues = chunk_residues
+    def __init__(self, sequences: Sequences, held: Held, compare: Search) -> None:
+        self.sequences, self.held, self.compare = sequences, held, compare
         self.files: list[Path] = []
-        self.rows: list[Rows] = []
+        self.last: list[Path] = []
         self.searches: list[dict[str, Any]] = []
         self.rounds = self.moved = 0
 
@@ -136,70 +145,78 @@ class _Job:
         """Return of which held-out sequences nothing near may be trained on, bool (h,)."""
         return self.held.guarded | (self.sequences.parts[self.held.numbers] == VALID)
 
-    def search_chunks(self, wanted: holdout.Mask, sensitivity: float, name: str) -> int:
-        """Search training sequences in what is held out, take apart; return how many changed."""
-        files, queries = self.search.training_in_held_out(
-            wanted, sensitivity, self.chunk_residues, name
-        )
-        self.files += files
-        count = 0
-        for file in files:
+    def search(
+        self,
+        direction: str,
+        wanted: holdout.Mask,
+        asked: np.ndarray,
+        sensitivity: float,
+        name: str,
+    ) -> int:
+        """Compare, take apart what is near; return how many training sequences that cost."""
+        self.last, compared = self.compare.run(direction, wanted, asked, sensitivity, name)
+        self.files += self.last
+        left = moved = 0
+        for file in self.last:
             near, rows = nearest.read(file)
             self.sequences.parts[near] = UNUSED
-            count += len(near) + self._take_apart(rows)
-        self._note("training in held-out", sensitivity, queries, len(self.held.numbers), count)
-        return count
-
-    def prove(self, share: float) -> None:
-        """Search what remains until nothing is near; `share` of the training sequences."""
-        asked = np.ones(len(self.held.numbers), bool)
-        for self.rounds in range(1, _MAX_ROUNDS + 1):
-            if share < 1:
-                name = f"proof by sample, round {self.rounds}"
-                sample = self.sequences.sampled(share, _SAMPLE_SEED)
-                count = self.search_chunks(sample, _SAMPLE_SENSITIVITY, name)
-                self.searches[-1]["share_of_training"] = share
-            else:
-                sensitivity = self.held.rule.sensitivity
-                rows, queries, targets = self.search.held_out_in_training(asked, sensitivity)
-                # The others are only binned, for which one search is enough.
-                asked = self.protected()
-                self.rows.append(rows)
-                count = self._take_apart(rows)
-                asked &= self.protected()
-                self._note("held-out in training", sensitivity, queries, targets, count)
-            if not count:
-                return
-        raise PlmscaleError(
-            f"the split does not settle: {count:,} sequences still had to be taken apart "
-            f"in round {_MAX_ROUNDS}; raise corpus.split.sensitivity or min_seq_id"
-        )
-
-    def _take_apart(self, rows: Rows) -> int:
-        """Resolve near rows as the method says; return how many sequences changed their part."""
-        parts, numbers = self.sequences.parts, self.held.numbers
-        near = self.held.near(rows.identity) & (parts[rows.train] == TRAIN)
-        near &= self.protected()[rows.held]
-        guarded = self.held.guarded[rows.held]
-        unused = np.unique(rows.train[near & guarded])
-        parts[unused] = UNUSED
-        moved = np.unique(rows.held[near & ~guarded])
-        parts[numbers[moved]] = TEST
-        self.moved += len(moved)
-        return len(unused) + len(moved)
-
-    def _note(
-        self, direction: str, sensitivity: float, queries: int, targets: int, near: int
-    ) -> None:
+            left += len(near)
+            moved += self._take_out(rows)
         self.searches.append(
             {
                 "direction": direction,
                 "sensitivity": sensitivity,
-                "queries": queries,
-                "targets": targets,
-                "near": near,
+                "training_sequences": compared,
+                "held_out_sequences": int(asked.sum()),
+                "training_sequences_left_out": left,
+                "held_out_sequences_moved_to_test": moved,
             }
         )
+        return left
+
+    def prove(self, share: float) -> None:
+        """Compare what remains, `share` of the training sequences, until none of them leaves."""
+        if share < 1:
+            wanted, sensitivity = self.sequences.sampled(share, _SAMPLE_SEED), _HIGHEST
+        else:
+            more = self.held.rule.sensitivity + _PROOF_MORE
+            wanted, sensitivity = self.sequences.trained, min(more, _HIGHEST)
+        for self.rounds in range(1, _MAX_ROUNDS + 1):
+            name = f"proof, round {self.rounds}"
+            asked = self.protected()
+            count = self.search(nearest.HELD_OUT_IN_TRAINING, wanted, asked, sensitivity, name)
+            if not count:
+                return
+        raise PlmscaleError(
+            f"the split does not settle: {count:,} training sequences still were near held-out "
+            f"ones in round {_MAX_ROUNDS}; raise corpus.split.sensitivity or min_seq_id"
+        )
+
+    def _take_out(self, rows: Rows) -> int:
+        """Make VALID sequences near training TEST where training keeps all; return how many."""
+        # Guarded ones have no near rows: those were left away with their training sequences.
+        parts, numbers = self.sequences.parts, self.held.numbers
+        moved = np.unique(numbers[rows.held[self.held.near(rows.identity)]])
+        moved = moved[parts[moved] == VALID]
+        parts[moved] = TEST
+        self.moved += len(moved)
+        return len(moved)
+
+    def overlooked(self) -> int:
+        """Return how many sequences the proof still had to take apart."""
+        return sum(
+            s["training_sequences_left_out"] + s["held_out_sequences_moved_to_test"]
+            for s in self.searches[1:]
+        )
+
+    def violations(self) -> int:
+        """Return how many pairs of the last search are near, of what is kept apart in the end."""
+        count = 0
+        for file in self.last:
+            _, rows = nearest.read(file)
+            near = self.held.near(rows.identity) & self.protected()[rows.held]
+            count += int((near & (self.sequences.parts[rows.train] == TRAIN)).sum())
+        return count
 
     def identity(self) -> np.ndarray:
         """Return the highest identity of each held-out sequence to what is trained on in the end.
@@ -207,17 +224,11 @@ class _Job:
         float32 (h,), NaN without a hit in any of the searches.
         """
         best = np.full(len(self.held.numbers), -1, np.float32)
-        for rows in (*self.rows, *(nearest.read(file)[1] for file in self.files)):
+        for file in self.files:
+            rows = nearest.read(file)[1]
             rows = rows.where(self.sequences.parts[rows.train] == TRAIN)
             np.maximum.at(best, rows.held, rows.identity)
         return np.where(best < 0, np.float32(np.nan), best)
-
-
-def _counts(sequences: Sequences, part: int) -> list[tuple[int, int]]:
-    """Return (sequences, residues) in a part, for each source."""
-    residues = sequences.residues(part).tolist()
-    counts = [int((sequences.parts_of(name) == part).sum()) for name in sequences.stores]
-    return list(zip(counts, residues, strict=True))
 
 
 def _refuse_empty(sequences: Sequences, train: list[int], clusters: int | None) -> None:
