@@ -44,6 +44,17 @@ def parent_metrics(run_id):
     return ancient(f"{option[1]}/metrics.json") if option else []
 
 
+def trunk_of_run(run_id):
+    """Return the run whose beginning this one goes on from; none where it has a whole one."""
+    return snakefile.trunk_of_run(f"{OUT}/runs/{run_id}", ALL_RUNS[run_id].trunk)
+
+
+def trunk_metrics(run_id):
+    """Return what should be there before a run with a shared beginning starts."""
+    trunk = trunk_of_run(run_id)
+    return ancient(f"{OUT}/runs/{trunk}/metrics.json") if trunk else []
+
+
 # What figures and report read beyond tables and laws, and the options that hand it to them.
 if STUDY.logs:
     ORIGIN = [

@@ -35,6 +35,7 @@ rule train:
         recipe=ancient(f"{OUT}/runs/{{run_id}}/recipe.json"),
         corpus=ancient(f"{CORPUS}/manifest.json"),
         parent=lambda wildcards: parent_metrics(wildcards.run_id),
+        trunk=lambda wildcards: trunk_metrics(wildcards.run_id),
     output:
         metrics=f"{OUT}/runs/{{run_id}}/metrics.json",
         curve=f"{OUT}/runs/{{run_id}}/curve.csv",
@@ -56,6 +57,10 @@ rule train:
         checkpoint_seconds=STUDY.execution.checkpoint_seconds,
         fork_server=STUDY.execution.fork_server,
         keep="--keep-checkpoint" if STUDY.execution.keep_checkpoints else "",
+        layout=snakefile.layout_options(STUDY.execution),
+        trunk=lambda wildcards: snakefile.trunk_option(
+            trunk_of_run(wildcards.run_id), OUT
+        ),
         mem_mb=lambda wildcards: needs.memory_mb(ALL_RUNS[wildcards.run_id].recipe),
     params:
         checkpoint=f"{OUT}/checkpoints/{{run_id}}",
@@ -67,7 +72,7 @@ rule train:
         "python -m plmscale.training.launch"
         " --recipe {input.recipe:q} --corpus $(dirname {input.corpus:q})"
         " --run-dir $(dirname {output.metrics:q}) --checkpoint-dir {params.checkpoint:q}"
-        " {params.parent:q} {resources.keep}"
+        " {params.parent:q} {resources.keep} {resources.layout} {resources.trunk}"
         " --threads {threads} --devices {resources.devices}"
         " --checkpoint-seconds {resources.checkpoint_seconds}"
         " --warm {resources.fork_server}"

@@ -16,6 +16,9 @@ class Architecture:
 
     Presets: `paper` is LayerNorm with bias, GeGLU, biased linears (Cheng et al. 2024);
     `modern` is RMSNorm, SwiGLU, no biases. Both are pre-norm with RoPE and a final norm.
+
+    mup_base_width: 0 for the standard parametrization, else the d_model at which muP equals it
+    (Yang et al. 2022; plmscale.model.parametrization).
     """
 
     name: str
@@ -29,6 +32,7 @@ class Architecture:
     rope_theta: float = 10000.0
     init_std: float = 0.02
     norm_eps: float = 1e-5
+    mup_base_width: int = 0
 
     def __post_init__(self) -> None:
         if self.preset not in ("paper", "modern"):
@@ -37,6 +41,11 @@ class Architecture:
             )
         if min(self.n_layers, self.d_model, self.n_heads, self.d_ff, self.vocab_size) < 1:
             raise PlmscaleError(f"architecture {self.name}: all dimensions must be at least 1")
+        if self.mup_base_width < 0:
+            raise PlmscaleError(
+                f"architecture {self.name}: mup_base_width {self.mup_base_width} is negative; "
+                "give a d_model, or 0 for the standard parametrization"
+            )
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise PlmscaleError(
                 f"architecture {self.name}: d_model {self.d_model} must split into {self.n_heads} "
@@ -55,19 +64,47 @@ class Architecture:
             return layers * (4 * d * d + 3 * d * f + 9 * d + 2 * f) + 2 * d
         return layers * (4 * d * d + 3 * d * f + 2 * d) + d
 
+    @property
+    def width_ratio(self) -> float:
+        """Base width over width in muP, what hidden matrices' learning rates are multiplied by; 1
+        in the standard parametrization."""
+        return self.mup_base_width / self.d_model if self.mup_base_width else 1.0
+
+    @property
+    def logit_scale(self) -> float:
+        """What the product of final hidden states and output matrix is multiplied by."""
+        return self.width_ratio
+
+    @property
+    def matrix_params(self) -> int:
+        """The weights of the layers' matrices, L (4 d^2 + 3 d f): N without norms and biases."""
+        return self.n_layers * (4 * self.d_model**2 + 3 * self.d_model * self.d_ff)
+
     def flops_per_token(self, context: int) -> float:
         """Training FLOPs a token with attention and output head: 6 N + 12 L d s + 6 V d.
 
         `context` is the row length s. Attention is counted as the full s x s product (no
         causal halving), the convention of Kaplan et al. 2020, section 2.1, and Chowdhery et
         al. 2022, appendix B; the ratio of the second term to 6 N is about s / (6 d).
+
+        Matrix products alone, forward and backward, are 6 M + 12 L d s + 6 V d with `matrix_params`
+        M = L (4 d^2 + 3 d f). 6 N stands for what norms, biases and activations take besides:
+        paper 6 (L (9 d + 2 f) + 2 d), modern 6 (L 2 d + d), which at f = 8 d / 3 is 1.2 / d and
+        0.2 / d of 6 N.
         """
         attention = 12 * self.n_layers * self.d_model * context
         head = 6 * self.vocab_size * self.d_model
         return float(6 * self.n_params + attention + head)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all fields, but mup_base_width only where it is set.
+
+        It came later: recipes and fingerprints of the standard parametrization stay what they were.
+        """
+        values = asdict(self)
+        if not self.mup_base_width:
+            del values["mup_base_width"]
+        return values
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Architecture:

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from plmscale.corpus import cli as corpus_cli
+    from plmscale.export import cli as export_cli
+    from plmscale.inference import cli as inference_cli
     from plmscale.laws import cli as laws_cli
     from plmscale.laws import robust_cli
     from plmscale.paper import cli as paper_cli
@@ -46,9 +48,15 @@ def _parser() -> argparse.ArgumentParser:
 
     runs = _study_command(commands, "runs", "the grid of a study, expanded", _runs)
     runs.add_argument("--recipes", action="store_true", help="with --json: whole recipes")
-    _study_command(
+    plan = _study_command(
         commands, "plan", "runs, FLOPs, hours and storage, before anything starts", _plan
     )
+    plan.add_argument("--gpu", metavar="NAME", help="how runs lie on these GPUs, and their hours")
+    plan.add_argument("--gpus", type=int, metavar="N", help="all there are; default: one run's")
+    plan.add_argument(
+        "--mfu", type=float, help="share of the GPU's peak that training reaches; default 0.4"
+    )
+    plan.add_argument("--runs", action="store_true", help="with --gpu: a line a run, not a size")
     _study_command(commands, "status", "done, running, failed, waiting", _status)
     show = commands.add_parser("sizes", help="the architectures of the paper, with exact N")
     show.add_argument("--json", action="store_true")
@@ -61,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     paper_cli.add_subcommands(commands)
     points.add_subcommand(commands)
     reproduce_cli.add_subcommand(commands)
+    export_cli.add_subcommands(commands)
+    inference_cli.add_subcommands(commands)
     corpus = commands.add_parser("corpus", help="build, verify or describe a corpus")
     corpus_cli.add_subcommands(corpus.add_subparsers(metavar="STEP", required=True))
     return parser
@@ -121,11 +131,18 @@ def _plan(args: argparse.Namespace) -> None:
     from plmscale import plan
 
     study, runs = _chosen(args)
+    if args.gpu is None and (args.gpus is not None or args.mfu is not None or args.runs):
+        raise PlmscaleError("plan: --gpus, --mfu and --runs need --gpu NAME")
     summary = plan.summarise(study, runs)
+    if args.gpu is not None:
+        gpus = study.execution.devices if args.gpus is None else args.gpus
+        summary |= plan.layouts(study, runs, args.gpu, gpus, args.mfu, args.runs)
     if args.json:
         _print_json(summary)
-    else:
-        print(plan.text(summary))
+        return
+    print(plan.text(summary))
+    if args.gpu is not None:
+        print("\n" + plan.layout_text(summary))
 
 
 def _status(args: argparse.Namespace) -> None:

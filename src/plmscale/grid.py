@@ -11,10 +11,11 @@ from typing import Any
 from plmscale.corpus.mixing import recipe_mix
 from plmscale.errors import PlmscaleError, suggest
 from plmscale.files import fingerprint
+from plmscale.schedule import trunk_of
 from plmscale.settings import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
 
 # Raise when the training code changes what a recipe yields: every run then is a new run.
-RECIPE_SCHEMA = 1
+RECIPE_SCHEMA = 2
 _LABELS = ("run_id", "study", "experiment", "fingerprint")
 
 
@@ -24,6 +25,8 @@ class Run:
 
     recipe: dict[str, Any]
     experiments: list[str] = field(default_factory=list)
+    # The next shorter run with the same beginning (schedule wsd): a saving, not part of the recipe.
+    trunk: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -83,7 +86,20 @@ def expand(study: Study) -> list[Run]:
                 build = _Builder(study, training, name, objective, seed)
                 for recipe in _recipes(build, experiment):
                     add(recipe, name)
+    _share_trunks(runs)
     return list(runs.values())
+
+
+def _share_trunks(runs: dict[str, Run]) -> None:
+    """Let each `wsd` run go on from the longest shorter one that has the same beginning."""
+    families: dict[str, list[Run]] = {}
+    for run in runs.values():
+        if run.recipe["schedule"]["name"] == "wsd":
+            families.setdefault(fingerprint(trunk_of(run.recipe)), []).append(run)
+    for members in families.values():
+        members.sort(key=lambda run: (run.recipe["steps"], run.run_id))
+        for shorter, longer in pairwise(members):
+            longer.trunk = shorter.run_id
 
 
 def _recipes(build: _Builder, experiment: Any) -> Iterable[dict[str, Any]]:
@@ -146,7 +162,6 @@ class _Builder:
                 f"{least:.3g} FLOPs: raise the budget, or lower training.batch_rows, or drop the size"
             )
         seen = steps * rows * context
-        mlm = self.objective == "mlm"
         mixes = study.corpus.mixes
         recipe: dict[str, Any] = {
             "schema": RECIPE_SCHEMA,
@@ -159,7 +174,8 @@ class _Builder:
             },
             "context": context,
             "packing": study.model.packing,
-            "mask_ratio": training.mask_ratio if mlm else None,
+            "mask_ratio": None if self.objective == "clm" else training.mask_ratio,
+            **({"clm_share": training.clm_share} if self.objective == "mixed" else {}),
             "batch_rows": rows,
             "steps": steps,
             "tokens": seen,
@@ -173,16 +189,11 @@ class _Builder:
                 "eps": training.eps,
                 "weight_decay": training.weight_decay,
                 "grad_clip": training.grad_clip,
+                "nonfinite_limit": training.nonfinite_limit,
+                "spike_factor": training.spike_factor,
             },
-            "schedule": {
-                "name": "cosine",
-                "warmup_fraction": training.transfer_warmup_fraction
-                if parent
-                else training.warmup_fraction,
-                "final_fraction": training.final_fraction,
-            },
+            "schedule": _schedule(training, after_parent=parent is not None),
             "precision": training.precision,
-            "zero_stage": training.zero_stage,
             "seed": self.seed,
             "data_seed": training.data_seed,
             "validation": study.validation.model_dump(),
@@ -199,6 +210,24 @@ class _Builder:
         recipe["study"] = study.study
         recipe["experiment"] = self.experiment
         return recipe
+
+
+def _schedule(training: TrainingConfig, after_parent: bool) -> dict[str, Any]:
+    if training.schedule == "wsd":
+        return {
+            "name": "wsd",
+            "warmup_steps": training.warmup_steps,
+            "decay_fraction": training.decay_fraction,
+            "decay": training.decay,
+            "final_fraction": training.final_fraction,
+        }
+    return {
+        "name": "cosine",
+        "warmup_fraction": training.transfer_warmup_fraction
+        if after_parent
+        else training.warmup_fraction,
+        "final_fraction": training.final_fraction,
+    }
 
 
 def _asked(budget: float | None, tokens: float | None) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plmscale import resources
+from plmscale import memory, resources
+from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
 from plmscale.grid import Run, si
@@ -87,6 +89,132 @@ def text(summary: dict[str, Any]) -> str:
         else "Hours are shown once a run of this study has finished."
     )
     return f"{table(rows, list(rows[0]))}\n\n{note}"
+
+
+def layouts(
+    study: Study, runs: list[Run], gpu: str, gpus: int, mfu: float | None, per_run: bool
+) -> dict[str, Any]:
+    """Return how each size (or run) lies on GPUs of this name, and what it costs there.
+
+    A run takes the study's `execution.devices` GPUs, at most `gpus`, all there are. GPU-hours are
+    FLOPs with attention and head / (peak x mfu) / 3600, times 4/3 with checkpointing, which
+    computes each forward pass twice; `mfu` None is what well-tuned training reaches. Hours are
+    GPU-hours of what is still to train, spread evenly over all GPUs: no run waits for another.
+
+    Raises PlmscaleError for an unknown GPU or a share that is none; a size that does not fit is a
+    row that says so.
+    """
+    from plmscale.laws.advice.hardware import DEFAULT_MFU, find_gpu
+
+    found, share = find_gpu(gpu), DEFAULT_MFU if mfu is None else mfu
+    if not 0 < share <= 1:
+        raise PlmscaleError(f"--mfu {share:g} is not a share between 0 and 1")
+    if gpus < 1:
+        raise PlmscaleError(f"--gpus {gpus} is not a positive number")
+    devices = min(study.execution.devices, gpus)
+    has_bf16 = found.format.startswith("bf16")
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        r = run.recipe
+        alike = (r["architecture"]["name"], r["context"], r["batch_rows"], r["precision"])
+        groups.setdefault(run.run_id if per_run else alike, []).append(run)
+    rows = []
+    for members in groups.values():
+        row = _layout(study, members[0].recipe, devices, found.memory_bytes, has_bf16)
+        again = 4 / 3 if row["checkpointing"] else 1.0
+        rate = found.peak_flops * share * 3600 / again
+        todo = [
+            r for r in members if not (study.folder / "runs" / r.run_id / "metrics.json").exists()
+        ]
+        row |= {
+            "run_id": members[0].run_id if per_run else None,
+            "runs": len(members),
+            "gpu_hours": sum(r.recipe["flops"] for r in members) / rate,
+            "gpu_hours_left": sum(r.recipe["flops"] for r in todo) / rate,
+        }
+        rows.append(row)
+    rows.sort(key=lambda row: row["n_params"])
+    machine = {
+        "gpu": found.name,
+        "gpus": gpus,
+        "memory_bytes": found.memory_bytes,
+        "peak_flops": found.peak_flops,
+        "format": found.format,
+        "mfu": share,
+        "assumed": mfu is None,
+    }
+    left = sum(row["gpu_hours_left"] for row in rows)
+    return {"machine": machine, "layouts": rows, "gpu_hours_left": left, "hours_left": left / gpus}
+
+
+def _layout(
+    study: Study, recipe: Mapping[str, Any], devices: int, device_bytes: float, has_bf16: bool
+) -> dict[str, Any]:
+    execution = study.execution
+    precision = recipe["precision"]
+    if precision == "auto":
+        precision = "bf16" if has_bf16 else "fp32"
+    checkpointing = {"auto": None, "on": True, "off": False}[execution.activation_checkpointing]
+    row = {
+        "size": recipe["architecture"]["name"],
+        "n_params": recipe["n_params"],
+        "batch_rows": recipe["batch_rows"],
+        "devices": devices,
+        "precision": precision,
+        **dict.fromkeys(("zero_stage", "micro_rows", "accumulation", "checkpointing")),
+        **dict.fromkeys(("memory", "memory_share", "problem")),
+    }
+    try:
+        layout = memory.choose(
+            Architecture.from_dict(recipe["architecture"]),
+            recipe["context"],
+            recipe["batch_rows"],
+            devices,
+            device_bytes,
+            device="cuda",
+            precision=precision,
+            zero_stage=execution.zero_stage,
+            micro_rows=execution.micro_rows,
+            checkpointing=checkpointing,
+        )
+    except PlmscaleError as error:
+        return {**row, "problem": str(error)}
+    return {**row, **layout.to_dict(), "memory_share": layout.memory.total / device_bytes}
+
+
+def layout_text(plan: Mapping[str, Any]) -> str:
+    """Return the table of `layouts` for people."""
+    machine, rows = plan["machine"], []
+    for found in plan["layouts"]:
+        fits = found["memory"] is not None
+        row = {"run_id": found["run_id"]} if found["run_id"] else {"size": found["size"]}
+        rows.append(
+            {
+                **row,
+                "N": si(found["n_params"]),
+                **({} if found["run_id"] else {"runs": found["runs"]}),
+                "batch rows": found["batch_rows"],
+                "GPUs a run": found["devices"],
+                "ZeRO": found["zero_stage"],
+                "micro rows": found["micro_rows"],
+                "accumulation": found["accumulation"],
+                "checkpointing": found["checkpointing"],
+                "GB a GPU": f"{found['memory']['total'] / 1e9:.3g}" if fits else "too large",
+                "of its memory": f"{found['memory_share']:.0%}" if fits else None,
+                "GPU-hours": f"{found['gpu_hours']:.3g}",
+            }
+        )
+    text = [table(rows, list(rows[0]))]
+    text += dict.fromkeys(found["problem"] for found in plan["layouts"] if found["problem"])
+    gpus, share = machine["gpus"], f"{machine['mfu']:.0%}"
+    text.append(
+        f"{gpus} x {machine['gpu']}, {machine['memory_bytes'] / 1e9:.0f} GB each; "
+        f"{share} of {machine['peak_flops'] / 1e12:.4g} TFLOP/s ({machine['format']}), "
+        f"{'assumed' if machine['assumed'] else 'as given'}; checkpointing costs a third more.\n"
+        f"Left to train: {plan['gpu_hours_left']:.3g} GPU-hours, {plan['hours_left']:.3g} hours "
+        "where no GPU ever waits."
+    )
+    return "\n\n".join(text)
 
 
 def status(study: Study, runs: list[Run]) -> list[dict[str, Any]]:

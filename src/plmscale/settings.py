@@ -20,7 +20,7 @@ from plmscale.corpus.config import CorpusConfig
 from plmscale.errors import suggest
 from plmscale.paper.fetch import URL
 
-Objective = Literal["clm", "mlm"]
+Objective = Literal["clm", "mlm", "mixed"]
 
 
 def _slug(value: str) -> str:
@@ -61,6 +61,12 @@ class ModelConfig(Strict):
     rope_theta: Positive = Field(10000.0, description="Base of the rotary position embedding.")
     init_std: Positive = Field(0.02, description="Standard deviation of initial weights.")
     norm_eps: Positive = Field(1e-5, description="Epsilon of the norms.")
+    mup_base_width: int = Field(
+        0,
+        ge=0,
+        description="Width for which lr and init_std are meant: other widths scale them by muP (Yang "
+        "et al. 2022), so that one learning rate serves all sizes. 0: standard parametrization.",
+    )
 
 
 class SizeConfig(Strict):
@@ -102,17 +108,43 @@ class TrainingConfig(Strict):
     transfer_warmup_fraction: Share = Field(
         0.05, description="The same for a run that starts from another's weights."
     )
+    schedule: Literal["cosine", "wsd"] = Field(
+        "cosine",
+        description="cosine: as in the paper; wsd: warm up, stay, decay at the end: runs of one size "
+        "and seed then share their beginning, which is computed once.",
+    )
     final_fraction: Share = Field(
-        0.1, description="Cosine decay ends at this share of the peak, at the last step."
+        0.1, description="The decay ends at this share of the peak, at the last step."
+    )
+    warmup_steps: int = Field(
+        100, ge=0, description="wsd: steps of the linear rise, whatever the length of the run."
+    )
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="wsd: share of the run in which the rate decays."
+    )
+    decay: Literal["sqrt", "linear"] = Field(
+        "sqrt", description="wsd: shape of the decay, 1 - sqrt(progress) or 1 - progress."
     )
     mask_ratio: Share = Field(
         0.15, description="MLM: share of residues chosen; 80 % masked, 10 % random, 10 % kept."
     )
+    clm_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="mixed: share of the rows that are trained as CLM, the rest as MLM."
+    )
+    nonfinite_limit: int = Field(
+        10,
+        ge=1,
+        description="A step whose gradients are not finite is not taken; so many in a row end the run "
+        "as diverged.",
+    )
+    spike_factor: float = Field(
+        0.0,
+        ge=0,
+        description="A step whose gradient norm is over so many times its running mean is not taken "
+        "either; 0: such steps are taken.",
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where processor or GPU computes in it, else fp32."
-    )
-    zero_stage: Literal[1, 2, 3] = Field(
-        1, description="DeepSpeed's ZeRO stage (stage 0 is wrong in bf16)."
     )
     seed: int = Field(1, ge=0, description="Initial weights.")
     data_seed: int = Field(
@@ -148,6 +180,18 @@ class ExecutionConfig(Strict):
         description="CPU threads a run; 0: one below 10 M parameters, else two or more by size.",
     )
     devices: int = Field(1, ge=1, description="Processes (GPUs) a run.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0, description="DeepSpeed's ZeRO stage; 0: the lowest that fits the devices' memory."
+    )
+    micro_rows: int = Field(
+        0, ge=0, description="Rows of one forward pass on a device; 0: by memory, up to 16."
+    )
+    activation_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Recompute activations in the backward pass; auto: where memory asks."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the model's blocks; auto: on GPUs, for runs over 1e17 FLOPs."
+    )
     checkpoint_seconds: Positive = Field(
         60.0, description="Least time between two checkpoints of a run."
     )
@@ -162,7 +206,9 @@ class ExecutionConfig(Strict):
 
 class _Experiment(Strict):
     objectives: list[Objective] = Field(
-        ["clm", "mlm"], min_length=1, description="clm, mlm or both."
+        ["clm", "mlm"],
+        min_length=1,
+        description="clm, mlm, or mixed: some rows the one way, some the other.",
     )
     corpus: Slug = Field("mix", description="One of corpus.mixes.")
     seeds: list[int] = Field(
@@ -197,7 +243,7 @@ class TransferExperiment(_Experiment):
     kind: Literal["transfer"] = Field(
         description="Pre-train with one objective, go on with the other; a twin from scratch gets the same total compute."
     )
-    objectives: list[Objective] = Field(
+    objectives: list[Literal["clm", "mlm"]] = Field(
         ["mlm"], min_length=1, description="Objective trained last."
     )
     sizes: list[str] = Field(min_length=1, description="Sizes to train.")

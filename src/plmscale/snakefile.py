@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 from plmscale.corpus.mixing import longest_recipes
 from plmscale.corpus.source_config import SourceConfig, file_names, is_plain_fasta
 from plmscale.errors import PlmscaleError
-from plmscale.files import canonical_json, fingerprint
+from plmscale.files import canonical_json, fingerprint, read_json
 from plmscale.grid import Run, parse_select
-from plmscale.settings import Study
+from plmscale.settings import ExecutionConfig, Study
 from plmscale.study import merge, read_yaml, resolve, settled, validate
 
 _CHOICE = ("select", "subset")
@@ -141,6 +142,31 @@ def longest_runs_text(runs: Iterable[Run]) -> str:
     longest = longest_recipes(run.recipe for run in runs).values()
     keys = ("corpus", "budget", "tokens", "context")
     return canonical_json([{key: recipe[key] for key in keys} for recipe in longest])
+
+
+def layout_options(execution: ExecutionConfig) -> str:
+    """Return the launcher's options for how runs lie on their devices."""
+    return (
+        f"--zero-stage {execution.zero_stage} --micro-rows {execution.micro_rows}"
+        f" --activation-checkpointing {execution.activation_checkpointing}"
+        f" --compile {execution.compile}"
+    )
+
+
+def trunk_of_run(run_dir: str, planned: str | None) -> str | None:
+    """Return the run whose beginning another one takes: as planned, or as it was when it finished.
+
+    A finished run keeps what it had, so that a budget added in between starts nothing again.
+    """
+    metrics = Path(run_dir) / "metrics.json"
+    if planned is None or not metrics.exists():
+        return planned
+    return read_json(metrics).get("trunk_asked")
+
+
+def trunk_option(trunk: str | None, out: str) -> str:
+    """Return the launcher's option for a run's trunk, quoted."""
+    return f"--trunk-dir {shlex.quote(f'{out}/checkpoints/{trunk}')}" if trunk else ""
 
 
 def prepare_environment(basedir: str | Path) -> None:

@@ -4,31 +4,12 @@ import math
 
 import pytest
 import torch
+from model_example import SHAPE, build, loss_and_gradients, packed
 from torch.nn import functional
 
 from plmscale.architecture import PAPER_SIZES, Architecture
-from plmscale.corpus.alphabet import BOS, EOS
 from plmscale.errors import PlmscaleError
 from plmscale.model import Transformer, decay_groups, load, save_model, segments_of
-
-SHAPE = {"name": "2x32", "n_layers": 2, "d_model": 32, "n_heads": 2, "d_ff": 48}
-
-
-def build(preset="paper", dtype=torch.float32, seed=3, **changes):
-    arch = Architecture(**{**SHAPE, "preset": preset, **changes})
-    model = Transformer(arch)
-    model.initialize(seed)
-    with torch.no_grad():  # biases and norms away from 0 and 1, so that a test sees them
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.manual_seed(9)))
-    return model.to(dtype)
-
-
-def packed(rows=3, length=24, seed=0):
-    tokens = torch.randint(4, 24, (rows, length), generator=torch.manual_seed(seed))
-    tokens[:, 9], tokens[:, 10] = EOS, BOS
-    tokens[1, 17], tokens[1, 18] = EOS, BOS
-    return tokens
 
 
 @pytest.mark.parametrize("arch", PAPER_SIZES.values(), ids=PAPER_SIZES)
@@ -124,7 +105,33 @@ def test_fused_attention_of_long_rows_equals_eager(causal, monkeypatch):
         monkeypatch.undo()
 
 
+def as_llama(values, n_layers):
+    """Our tensors by name -> those of a Hugging Face Llama."""
+    mapped = {
+        "model.embed_tokens.weight": values["embedding.weight"],
+        "lm_head.weight": values["head.weight"],
+        "model.norm.weight": values["final_norm.weight"],
+    }
+    for i in range(n_layers):
+        q, k, v = values[f"blocks.{i}.qkv.weight"].chunk(3)
+        gate, up = values[f"blocks.{i}.gate_up.weight"].chunk(2)
+        layer = {
+            "self_attn.q_proj": q,
+            "self_attn.k_proj": k,
+            "self_attn.v_proj": v,
+            "self_attn.o_proj": values[f"blocks.{i}.attention_out.weight"],
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": values[f"blocks.{i}.mlp_out.weight"],
+            "input_layernorm": values[f"blocks.{i}.attention_norm.weight"],
+            "post_attention_layernorm": values[f"blocks.{i}.mlp_norm.weight"],
+        }
+        mapped |= {f"model.layers.{i}.{name}.weight": value for name, value in layer.items()}
+    return mapped
+
+
 def test_modern_preset_is_llama():
+    """Logits, loss and the gradient of every parameter."""
     transformers = pytest.importorskip("transformers")
     model, tokens = build("modern", tie_embeddings=False), packed()
     config = transformers.LlamaConfig(
@@ -137,30 +144,20 @@ def test_modern_preset_is_llama():
         tie_word_embeddings=False,
     )
     theirs = transformers.LlamaForCausalLM(config)
-    ours = dict(model.named_parameters())
-    mapped = {"model.embed_tokens.weight": ours["embedding.weight"]}
-    mapped |= {
-        "lm_head.weight": ours["head.weight"],
-        "model.norm.weight": ours["final_norm.weight"],
-    }
-    for i in range(2):
-        q, k, v = ours[f"blocks.{i}.qkv.weight"].chunk(3)
-        gate, up = ours[f"blocks.{i}.gate_up.weight"].chunk(2)
-        layer = {
-            "self_attn.q_proj": q,
-            "self_attn.k_proj": k,
-            "self_attn.v_proj": v,
-            "self_attn.o_proj": ours[f"blocks.{i}.attention_out.weight"],
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": ours[f"blocks.{i}.mlp_out.weight"],
-            "input_layernorm": ours[f"blocks.{i}.attention_norm.weight"],
-            "post_attention_layernorm": ours[f"blocks.{i}.mlp_norm.weight"],
-        }
-        mapped |= {f"model.layers.{i}.{name}.weight": value for name, value in layer.items()}
-    theirs.load_state_dict(mapped)
+    theirs.load_state_dict(as_llama(dict(model.named_parameters()), 2))
     expected = theirs(tokens).logits
     assert torch.allclose(model(tokens, causal=True), expected, atol=1e-4)
+
+    loss, gradients = loss_and_gradients(model, tokens, causal=True, within=False)
+    targets = tokens.roll(1, 1).flatten()
+    their_loss = functional.cross_entropy(expected.flatten(0, 1), targets)
+    their_loss.backward()
+    assert float(loss) == pytest.approx(float(their_loss), rel=1e-5)
+    ours = as_llama(gradients, 2)
+    their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    assert ours.keys() == their_gradients.keys()
+    for name, grad in their_gradients.items():
+        assert float((ours[name] - grad).norm() / grad.norm()) < 1e-4, name
 
 
 def test_causal_logits_do_not_see_the_future():

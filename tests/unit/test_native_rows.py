@@ -47,6 +47,14 @@ def test_kernels_give_what_numpy_gives(monkeypatch):
         fast, plain = both(filled)
         assert np.array_equal(fast, plain)
 
+        n, length = int(rng.integers(1, 9)), int(rng.integers(0, 70))
+        rows = rng.integers(0, 32, (n, length), np.uint8)
+        samples = rng.integers(0, 2**62, n)
+        limits = tuple(sorted(rng.integers(0, 2**32, 3).tolist()))
+        seed, stream = rng.integers(-(2**63), 2**63, 2).tolist()
+        fast, plain = both(kernels.mask, rows, samples, seed, stream, limits, (3, 4, 20), -100)
+        assert np.array_equal(fast[0], plain[0]) and np.array_equal(fast[1], plain[1])
+
 
 @pytest.mark.parametrize("kernel", ["1", "0"])
 def test_what_lies_outside_a_buffer_is_refused(monkeypatch, kernel):
@@ -61,6 +69,46 @@ def test_what_lies_outside_a_buffer_is_refused(monkeypatch, kernel):
     for place in (-1, 3):
         with pytest.raises(ValueError, match="outside"):
             kernels.cut(data, 0, one, np.array([place]), np.zeros((3, 4), np.uint8))
+
+
+def drawn(seed, stream, number, count):
+    """The words behind a row's mask, found by asking of each which limits it is below."""
+    row, samples = np.full((1, count), 9, np.uint8), np.array([number])
+    words = np.zeros(count, np.int64)
+    for bit in reversed(range(32)):
+        for k in range(count):
+            limit = int(words[k]) + (1 << bit)
+            limits = (0, 0, limit)
+            _, targets = kernels.mask(row, samples, seed, stream, limits, (3, 4, 20), -100)
+            words[k] = limit if targets[0, k] == -100 else words[k]
+    return words
+
+
+@pytest.mark.parametrize("kernel", ["1", "0"])
+def test_masks_are_drawn_by_numpys_philox(monkeypatch, kernel):
+    """The first words of Philox4x64-10 as numpy, an independent implementation, gives them."""
+    monkeypatch.setenv("PLMSCALE_NATIVE", kernel)
+    for seed, stream, number in ((5, 77, 0), (2**64 - 1, 1, 2**62 - 1), (-1, 0, 12345)):
+        key = np.array([seed % 2**64, stream], np.uint64)
+        counter = np.array([0, 0, number, 0], np.uint64)
+        raw = np.random.Philox(key=key, counter=counter).random_raw(5)
+        expected = [int(word) >> shift & 0xFFFFFFFF for word in raw for shift in (0, 32)]
+        assert kernels.philox_words(seed, stream, number, 10).tolist() == expected
+        assert drawn(seed, stream, number, 9).tolist() == expected[:9]
+
+
+@pytest.mark.parametrize("kernel", ["1", "0"])
+def test_masks_that_do_not_fit_are_refused(monkeypatch, kernel):
+    monkeypatch.setenv("PLMSCALE_NATIVE", kernel)
+    rows, samples = np.full((2, 8), 9, np.uint8), np.arange(2)
+    for numbers, limits in (
+        (np.arange(3), (1, 2, 3)),
+        (np.arange(4), (1, 2, 3)),
+        (samples, (3, 2, 4)),
+        (samples, (1, 2, 2**32)),
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            kernels.mask(rows, numbers, 1, 1, limits, (3, 4, 20), -100)
 
 
 @pytest.mark.parametrize("kernel", ["1", "0"])

@@ -44,7 +44,7 @@ def test_every_shipped_study_is_valid_and_says_where_its_runs_come_from(path):
         ({"training": {"learning_rate": 1}}, "training.learning_rate: unknown key"),
         ({"model": {"context": "long"}}, "model.context: "),
         ({"model": {"preset": "gpt"}}, "'paper' or 'modern'"),
-        ({"training": {"zero_stage": 0}}, "training.zero_stage: "),
+        ({"execution": {"zero_stage": 4}}, "execution.zero_stage: "),
         ({"training": {"mask_ratio": 1.5}}, "training.mask_ratio: "),
         ({"corpus": {"clean": {"min_length": 9, "max_length": 3}}}, "max_length 3 is below min_length 9"),
         ({"grid": {"x": {"kind": "isoflop", "budgets": [1e9], "sizes": ["470m"]}}}, "did you mean 470M"),

@@ -5,15 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from training_fixtures import make_corpus, make_recipe
+from training_fixtures import laid_out, make_corpus, make_recipe
 
 from plmscale.corpus.alphabet import BOS, EOS, MASK
 from plmscale.errors import PlmscaleError
-from plmscale.training.data import training_samples, validation_samples
-from plmscale.training.engine import plan_batch
+from plmscale.schedule import evaluation_steps, learning_rate
+from plmscale.training.data import NO_SAMPLE, training_samples, validation_samples
 from plmscale.training.mixture import Mixture
 from plmscale.training.objectives import IGNORED, causal_targets, masked
-from plmscale.training.schedule import evaluation_steps, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +72,22 @@ def test_a_row_can_be_had_without_those_before(corpus):
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_batch_is_the_same_at_any_number_of_ranks(world):
-    plans = [plan_batch(64, 1024, rank, world, "cpu") for rank in range(world)]
+    plans = [laid_out(64, 1024, rank, world) for rank in range(world)]
     rows = sorted(n for plan in plans for n in plan.samples(3, 64))
     assert rows == list(range(128, 192))
     assert {p.micro_rows * p.accumulation * world for p in plans} == {64}
 
 
-def test_ranks_that_do_not_divide_a_batch_are_refused():
-    with pytest.raises(PlmscaleError, match="batch_rows: 8 rows do not divide among 3"):
-        plan_batch(8, 64, 0, 3, "cpu")
+def test_ranks_that_do_not_divide_a_batch_get_padding(corpus):
+    plans = [laid_out(8, 64, rank, 3) for rank in range(3)]
+    rows = [n for plan in plans for n in plan.samples(2, 8)]
+    assert sorted(n for n in rows if n != NO_SAMPLE) == list(range(8, 16))
+    assert rows.count(NO_SAMPLE) == len(rows) - 8 > 0
+    samples = training_samples(corpus, make_recipe(batch_rows=8))
+    last = plans[2].samples(2, 8)
+    made = samples.batch(last)
+    assert last[-1] == NO_SAMPLE and not made[-1].any()
+    assert np.array_equal(made[0], samples.row(last[0]))
 
 
 def test_causal_targets_stop_at_each_protein():
@@ -160,13 +166,14 @@ def test_another_corpus_is_refused(corpus):
 
 def test_schedule_points():
     """Peak after 2.5 % of the run, a tenth of it at the last step, half way in between."""
-    rate = [learning_rate(step, 1000, 1e-3, 0.025, 0.1) for step in range(1, 1001)]
+    schedule = {"name": "cosine", "warmup_fraction": 0.025, "final_fraction": 0.1}
+    rate = [learning_rate(step, 1000, 1e-3, schedule) for step in range(1, 1001)]
     assert rate[0] == pytest.approx(1e-3 / 25)
     assert max(rate) == rate[24] == 1e-3
     assert rate[-1] == pytest.approx(1e-4)
-    assert learning_rate(25 + 488, 1000, 1e-3, 0.025, 0.1) == pytest.approx(5.5e-4, rel=2e-3)
+    assert learning_rate(25 + 488, 1000, 1e-3, schedule) == pytest.approx(5.5e-4, rel=2e-3)
     assert all(a > b for a, b in itertools.pairwise(rate[24:]))
-    assert learning_rate(1, 1, 1e-3, 0.025, 0.1) == 1e-3
+    assert learning_rate(1, 1, 1e-3, schedule) == 1e-3
 
 
 def test_evaluations_end_with_the_last_step():

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loader_fixtures import numbered, numbers_in, opened, random_chains, write_part
-from training_fixtures import make_corpus, make_recipe
+from training_fixtures import laid_out, make_corpus, make_recipe
 
 from plmscale import native
 from plmscale.corpus.alphabet import BOS, EOS
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
 from plmscale.training.data import training_samples
-from plmscale.training.engine import plan_batch
 from plmscale.training.show import batch_text
 
 
@@ -159,7 +158,7 @@ def test_ranks_share_a_batch_that_does_not_depend_on_them(tmp_path, world):
     expected = {n: whole.row(n) for n in range(128, 192)}
     for rank in range(world):
         samples = training_samples(corpus, make_recipe())
-        numbers = plan_batch(64, 64, rank, world, "cpu").samples(3, 64)
+        numbers = laid_out(64, 64, rank, world).samples(3, 64)
         batch = samples.batch(numbers)
         for number, row in zip(numbers, batch, strict=True):
             assert np.array_equal(row, expected.pop(number))

@@ -21,12 +21,13 @@ from training_fixtures import (
 
 from plmscale.files import read_json, write_json
 from plmscale.model import Transformer, decay_groups, load
+from plmscale.schedule import learning_rate
 from plmscale.training import checkpoint
 from plmscale.training.data import training_samples
 from plmscale.training.evaluate import Validation, row_losses
+from plmscale.training.lock import owned
 from plmscale.training.objectives import IGNORED, examples
 from plmscale.training.records import DivergenceRule
-from plmscale.training.schedule import learning_rate
 
 RESULTS = ("curve.csv", "validation.csv", "model.safetensors", "config.json")
 
@@ -121,12 +122,16 @@ def plain_losses(recipe, corpus):
         numbers = list(range((step - 1) * recipe["batch_rows"], step * recipe["batch_rows"]))
         inputs, targets = examples(recipe, samples.batch(numbers), numbers, recipe["data_seed"])
         loss = row_losses(
-            model, recipe, torch.from_numpy(inputs).long(), torch.from_numpy(targets)
+            model,
+            recipe["packing"],
+            recipe["objective"] == "clm",
+            torch.from_numpy(inputs).long(),
+            torch.from_numpy(targets),
         ).sum() / int((targets != IGNORED).sum())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["grad_clip"])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe["steps"], settings["lr"], 0.025, 0.1)
+            group["lr"] = learning_rate(step, recipe["steps"], settings["lr"], recipe["schedule"])
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss))
@@ -175,7 +180,7 @@ def wait_for(condition, seconds=60.0):
 
 
 def owner(folder):
-    return int((folder / "checkpoint/owner.lock").read_text().split()[1])
+    return read_json(folder / "checkpoint/owner.lock")["pid"]
 
 
 def alive(pid):
@@ -240,9 +245,9 @@ def test_a_run_ends_when_its_client_is_killed(tmp_path, corpus):
 
 
 def test_two_processes_never_train_one_run(tmp_path):
-    with checkpoint.owned(tmp_path):
+    with owned(tmp_path):
         code = (
-            "from pathlib import Path; from plmscale.training.checkpoint import owned\n"
+            "from pathlib import Path; from plmscale.training.lock import owned\n"
             f"with owned(Path({str(tmp_path)!r}), patience=0.3): print('mine')"
         )
         other = subprocess.run(
@@ -313,7 +318,7 @@ def test_a_child_of_a_lost_parent_is_marked(tmp_path, corpus):
     ("changes", "message"),
     [
         ({"steps": 0}, "recipe.steps: 0; the budget is too small for one step"),
-        ({"zero_stage": 0}, "zero_stage: 0; allowed: 1, 2, 3"),
+        ({"objective": "both"}, "recipe.objective: 'both'; allowed: clm, mlm, mixed"),
     ],
 )
 def test_an_impossible_recipe_is_told_in_one_line(tmp_path, corpus, changes, message):
@@ -344,7 +349,13 @@ def test_the_standard_error_is_that_of_a_ratio():
     tokens = rng.integers(20, 60, 4000)
     means = rng.normal(2.8, 0.2, 4000)
     losses = [
-        Validation(["a"] * 200, tokens[i : i + 200], (tokens * means)[i : i + 200])
+        Validation(
+            ["a"] * 200,
+            tokens[i : i + 200],
+            (tokens * means)[i : i + 200],
+            ["clm"] * 200,
+            {"clm": 1.0},
+        )
         for i in range(0, 4000, 200)
     ]
     spread = np.std([v.loss for v in losses], ddof=1)

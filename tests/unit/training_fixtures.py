@@ -65,7 +65,7 @@ def make_recipe(**changes: Any) -> dict[str, Any]:
     shape = {"name": "1x16", "n_layers": 1, "d_model": 16, "n_heads": 1, "d_ff": 42}
     arch = Architecture(**{**shape, **changes.pop("architecture", {})})
     recipe: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "study": "test",
         "experiment": "isoflop",
         "objective": "clm",
@@ -92,7 +92,6 @@ def make_recipe(**changes: Any) -> dict[str, Any]:
         },
         "schedule": {"name": "cosine", "warmup_fraction": 0.025, "final_fraction": 0.1},
         "precision": "auto",
-        "zero_stage": 1,
         "seed": 1,
         "data_seed": 2024,
         "validation": {"rows": 16, "evaluations": 2, "curve_rows": 16, "seed": 7},
@@ -107,6 +106,14 @@ def make_recipe(**changes: Any) -> dict[str, Any]:
     digest = fingerprint(recipe)
     recipe["fingerprint"], recipe["run_id"] = digest, f"test-{digest[:6]}"
     return recipe
+
+
+def laid_out(batch_rows: int, context: int, rank: int, world: int) -> Any:
+    """Return how rank `rank` of `world` on a CPU shares a batch of a tiny model."""
+    from plmscale.training.layout import plan_batch
+
+    arch = Architecture("1x16", 1, 16, 1, 42)
+    return plan_batch(arch, batch_rows, context, rank, world, device="cpu", precision="fp32")
 
 
 def write_run(folder: Path, recipe: dict[str, Any]) -> Path:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from plmscale.architecture import Architecture
 from plmscale.corpus.alphabet import BOS
-from plmscale.model.attention import AttentionPlan, attend, plan_attention, rotary_tables
-from plmscale.model.gated import Gated
+from plmscale.model.attention import AttentionPlan, Kernel, attend, plan_attention, rotary_tables
+from plmscale.model.gated import Gated, gated
+from plmscale.model.parametrization import draw
 
 
 def segments_of(tokens: Tensor) -> Tensor:
@@ -43,16 +43,21 @@ class Block(nn.Module):
         qkv = self.qkv(self.attention_norm(x))
         qkv = qkv.view(rows, length, 3, self.n_heads, width // self.n_heads)
         x = x + self.attention_out(attend(qkv, plan))
-        return x + self.mlp_out(Gated.apply(self.gate_up(self.mlp_norm(x)), self.gelu))
+        inner = self.gate_up(self.mlp_norm(x))
+        inner = gated(inner, self.gelu) if plan.plain else Gated.apply(inner, self.gelu)
+        return x + self.mlp_out(inner)
 
 
 class Transformer(nn.Module):
     """Decoder or encoder stack over one-byte tokens, by `Architecture`.
 
     `paper`: LayerNorm with bias, GeGLU (exact GELU), biased linears; `modern`: RMSNorm, SwiGLU,
-    no biases. Both: RoPE, pre-norm, a final norm, no dropout. Matrices and embeddings start as
-    N(0, init_std), those that write into the residual stream as N(0, init_std / sqrt(2 L))
-    (Radford et al. 2019, section 2.3); biases are 0, norm weights 1.
+    no biases. Both: RoPE, pre-norm, a final norm, no dropout. How weights start and, under muP,
+    what the logits are multiplied by: plmscale.model.parametrization.
+
+    checkpointing: keep only each block's input for the backward pass and compute the rest again,
+        for a third more time; the same numbers.
+    kernel: the attention kernel, None for the fastest (plmscale.model.attention).
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -64,37 +69,58 @@ class Transformer(nn.Module):
         self.head = None
         if not arch.tie_embeddings:
             self.head = nn.Linear(arch.d_model, arch.vocab_size, bias=False)
+        self.checkpointing = False
+        self.kernel: Kernel | None = None
+        self._compiled = False
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def initialize(self, seed: int) -> None:
         """Draw all weights anew from `seed`, on whatever device they are, in a fixed order."""
         generator = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)
-        residual = self.arch.init_std / math.sqrt(2 * self.arch.n_layers)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.ndim == 1:
-                    parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
-                else:
-                    std = residual if name.endswith("_out.weight") else self.arch.init_std
-                    parameter.normal_(0.0, std, generator=generator)
+        for name, parameter in self.named_parameters():
+            draw(self.arch, name, parameter, generator)
 
-    def forward(self, tokens: Tensor, *, causal: bool, segments: Tensor | None = None) -> Tensor:
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let torch.compile make one kernel sequence of a block, used by all; for GPUs.
+
+        In place: parameters keep their names. Call it before the first forward pass, which
+        compiles, once for each shape of a batch, with and without gradient.
+        """
+        self._compiled = True
+        for block in self.blocks:
+            block.compile(backend=backend, dynamic=False)
+
+    def forward(
+        self, tokens: Tensor, *, causal: bool | Tensor, segments: Tensor | None = None
+    ) -> Tensor:
         """Return logits (rows, s, vocab) in the weights' dtype for tokens (rows, s).
 
         `segments` (rows, s) numbers the proteins of each row: attention stays inside a number.
-        None lets it cross. With `causal` a token sees nothing after itself.
+        None lets it cross. With `causal` a token sees nothing after itself; a bool tensor (rows,)
+        says so of each row.
         """
         x = self.hidden(tokens, causal=causal, segments=segments)
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return functional.linear(x, weight)
+        logits = functional.linear(x, weight)
+        scale = self.arch.logit_scale
+        return logits if scale == 1 else logits * scale
 
-    def hidden(self, tokens: Tensor, *, causal: bool, segments: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, *, causal: bool | Tensor, segments: Tensor | None = None
+    ) -> Tensor:
         """Return the final, normed hidden states (rows, s, d); arguments as in `forward`."""
         x = functional.embedding(tokens, self.embedding.weight)
         cos, sin = self._rotary(tokens.shape[1], x)
-        plan = plan_attention(segments, causal, cos, sin, tokens.shape[0])
+        plan = plan_attention(
+            segments, causal, cos, sin, tokens.shape[0], kernel=self.kernel, plain=self._compiled
+        )
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, plan)
+            if again:
+                # Nothing in a block is random, so no generator need be set back.
+                x = checkpoint(block, x, plan, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, plan)
         return self.final_norm(x)
 
     def _rotary(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,18 +140,3 @@ class Transformer(nn.Module):
 def _norm(arch: Architecture) -> nn.Module:
     kind = nn.LayerNorm if arch.preset == "paper" else nn.RMSNorm
     return kind(arch.d_model, eps=arch.norm_eps)
-
-
-def decay_groups(model: Transformer, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters for AdamW: linear matrices decay; norms, biases and embeddings do not.
-
-    An untied output head is a linear matrix and decays.
-    """
-    decay, plain = [], []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and not name.startswith("embedding")
-        (decay if matrix else plain).append(parameter)
-    return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]

@@ -15,7 +15,7 @@ from types import ModuleType
 # sources; it is then left aside until the next `pip install`.
 KERNELS = {
     "_fasta": 1,
-    "_rows": 1,
+    "_rows": 2,
 }
 
 

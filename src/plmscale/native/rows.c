@@ -4,6 +4,7 @@
  *   pack     sequences of one buffer written as BOS residues EOS in a given order
  *   cut      rows of a stream, or as much of them as lies within this part of it
  *   locate   which source a sample comes from, and its number there
+ *   mask     inputs and targets of masked language modelling
  *
  * All check every range against its buffer before they touch anything, so a wrong index is a
  * ValueError and never a crash.
@@ -20,7 +21,7 @@
 #endif
 
 /* The wrapper takes no library of another version: raise both when a signature changes. */
-#define VERSION 1
+#define VERSION 2
 
 /* Tell the kernel about a range of a mapping; advice that is refused changes nothing. */
 static void advise(const char *start, Py_ssize_t size, int advice)
@@ -246,6 +247,104 @@ done:
     return result;
 }
 
+/* The high half of a product of 64 bits; the low half is what C gives. */
+static inline uint64_t high_product(uint64_t a, uint64_t b)
+{
+#ifdef __SIZEOF_INT128__
+    return (uint64_t)((unsigned __int128)a * b >> 64);
+#else
+    uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
+    uint64_t low = a0 * b0, one = a1 * b0 + (low >> 32), two = a0 * b1 + (uint32_t)one;
+    return a1 * b1 + (one >> 32) + (two >> 32);
+#endif
+}
+
+/* Philox4x64-10 (Salmon et al. 2011, section 3.3 and table 2) of the counter (block, 0, number, 0):
+ * eight words of 32 bits, of each 64 the low ones first. */
+static inline void philox(uint64_t key0, uint64_t key1, uint64_t block, uint64_t number,
+                          uint32_t *out)
+{
+    uint64_t c0 = block, c1 = 0, c2 = number, c3 = 0;
+    for (int i = 0; i < 10; i++) {
+        uint64_t high0 = high_product(0xD2E7470EE14C6C93u, c0), low0 = 0xD2E7470EE14C6C93u * c0;
+        uint64_t high2 = high_product(0xCA5A826395121157u, c2), low2 = 0xCA5A826395121157u * c2;
+        c0 = high2 ^ c1 ^ key0;
+        c1 = low2;
+        c2 = high0 ^ c3 ^ key1;
+        c3 = low0;
+        key0 += 0x9E3779B97F4A7C15u;
+        key1 += 0xBB67AE8584CAA73Bu;
+    }
+    uint64_t words[4] = {c0, c1, c2, c3};
+    for (int i = 0; i < 4; i++) {
+        out[2 * i] = (uint32_t)words[i];
+        out[2 * i + 1] = (uint32_t)(words[i] >> 32);
+    }
+}
+
+static PyObject *py_mask(PyObject *self, PyObject *args)
+{
+    PyObject *result = NULL;
+    Py_buffer rows, samples, inputs, targets;
+    unsigned long long seed, stream, hidden, random, chosen;
+    unsigned char mask, first, letters;
+    long long ignored;
+    uint32_t *draws = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*KK(KKK)bbbLw*w*", &rows, &samples, &seed, &stream, &hidden,
+                          &random, &chosen, &mask, &first, &letters, &ignored, &inputs, &targets))
+        return NULL;
+    const uint64_t *sample = samples.buf;
+    Py_ssize_t n = samples.len / 8, length = n ? rows.len / n : 0;
+
+    if (n * length != rows.len || inputs.len != rows.len || targets.len != 8 * rows.len ||
+        !(hidden <= random && random <= chosen && chosen < (uint64_t)1 << 32) ||
+        length >= (Py_ssize_t)1 << 31) {
+        PyErr_SetString(PyExc_ValueError, "rows, samples, limits and outputs do not fit together");
+        goto done;
+    }
+    /* Philox gives eight at a time; the second half is the places of the chosen. */
+    draws = PyMem_Malloc(2 * ((size_t)length + 8) * sizeof *draws);
+    if (!draws) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    uint32_t *places = draws + length + 8, limit = (uint32_t)chosen;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const unsigned char *from = (const unsigned char *)rows.buf + i * length;
+        unsigned char *to = (unsigned char *)inputs.buf + i * length;
+        int64_t *target = (int64_t *)targets.buf + i * length;
+        Py_ssize_t count = 0;
+        for (Py_ssize_t k = 0; k < length; k += 8)
+            philox(seed, stream, (uint64_t)(k / 8 + 1), sample[i], draws + k);
+        /* Without a branch: no processor can guess whether a token is chosen. */
+        for (Py_ssize_t k = 0; k < length; k++) {
+            places[count] = (uint32_t)k;
+            count += (draws[k] < limit) & (from[k] >= first);
+        }
+        memcpy(to, from, (size_t)length);
+        for (Py_ssize_t k = 0; k < length; k++)
+            target[k] = ignored;
+        for (Py_ssize_t j = 0; j < count; j++) {
+            uint32_t k = places[j], draw = draws[k];
+            target[k] = from[k];
+            if (draw < hidden)
+                to[k] = mask;
+            else if (draw < random)
+                to[k] = (unsigned char)(first + (draw - hidden) * letters / (random - hidden));
+        }
+    }
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    PyMem_Free(draws);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&samples);
+    PyBuffer_Release(&inputs);
+    PyBuffer_Release(&targets);
+    return result;
+}
+
 static PyMethodDef METHODS[] = {
     {"gather", py_gather, METH_VARARGS,
      "gather(sources, which, offsets, sizes, mapped, out)\n\nCopy byte ranges, given as numbers of\n"
@@ -258,6 +357,9 @@ static PyMethodDef METHODS[] = {
     {"locate", py_locate, METH_VARARGS,
      "locate(samples, weights, rests, sources, indices)\n\nFind the source of each sample, all\n"
      "numbers of 64 bits; rests[i] is the sum of the weights from i on."},
+    {"mask", py_mask, METH_VARARGS,
+     "mask(rows, samples, seed, stream, (hidden, random, chosen), mask, first, letters, ignored,\n"
+     "inputs, targets)\n\nWrite inputs, bytes, and targets, numbers of 64 bits, of masked rows."},
     {NULL, NULL, 0, NULL},
 };
 

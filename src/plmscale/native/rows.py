@@ -12,6 +12,8 @@ import numpy as np
 
 from plmscale import native
 
+_WORD = (1 << 64) - 1
+
 
 def gather(
     sources: Sequence[np.ndarray], which: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
@@ -122,6 +124,61 @@ def locate(
         sources[here], indices[here] = number, before[mine]
         left, samples = left[~mine], (samples - before)[~mine]
     return sources, indices
+
+
+def philox_words(seed: int, stream: int, number: int, count: int) -> np.ndarray:
+    """Return `count` uint32 of Philox4x64-10 (Salmon et al. 2011) with the key (seed, stream).
+
+    The counter starts at (1, 0, number, 0), so each `number` has words of its own; of each 64 bits
+    the low 32 come first. `seed`, `stream` and `number` are taken modulo 2^64.
+    """
+    key = np.array([seed & _WORD, stream & _WORD], np.uint64)
+    # numpy's generator adds one to the counter before its first block.
+    counter = np.array([0, 0, number & _WORD, 0], np.uint64)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(count + 1 >> 1)
+    return raw.astype("<u8").view("<u4")[:count]
+
+
+def mask(
+    rows: np.ndarray,
+    samples: np.ndarray,
+    seed: int,
+    stream: int,
+    limits: tuple[int, int, int],
+    alphabet: tuple[int, int, int],
+    ignored: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs (n, s) uint8 and targets (n, s) int64 of masked language modelling.
+
+    `rows` (n, s) uint8; row i draws philox_words(seed, stream, samples[i], s), one a token. With
+    `limits` (hidden, random, chosen), ascending and below 2^32, a word u < chosen makes a token
+    a target: the mask stands in its place if u < hidden, one of the `letters` tokens from `first`
+    on if hidden <= u < random, else itself. `alphabet` is (mask, first, letters); tokens below
+    `first` are never chosen. The target of a token not chosen is `ignored`. Raises ValueError for
+    another number of samples and for other limits.
+    """
+    hidden, random, chosen = limits
+    if len(samples) != len(rows) or not 0 <= hidden <= random <= chosen < 1 << 32:
+        raise ValueError("rows, samples, limits and outputs do not fit together")
+    kernel = native.load("_rows")
+    inputs, targets = np.empty(rows.shape, np.uint8), np.empty(rows.shape, np.int64)
+    if kernel is not None:
+        rows, samples = np.ascontiguousarray(rows), np.ascontiguousarray(samples, np.int64)
+        kernel.mask(
+            rows, samples, seed & _WORD, stream, limits, *alphabet, ignored, inputs, targets
+        )
+        return inputs, targets
+    token, first, letters = alphabet
+    words = [philox_words(seed, stream, sample, rows.shape[1]) for sample in samples.tolist()]
+    draws = np.array(words, np.uint32).reshape(rows.shape)
+    residue = rows >= first
+    np.copyto(inputs, rows)
+    inputs[(draws < hidden) & residue] = token
+    other = (draws >= hidden) & (draws < random) & residue
+    inputs[other] = first + (draws[other].astype(np.int64) - hidden) * letters // (random - hidden)
+    targets.fill(ignored)
+    np.copyto(targets, rows, where=(draws < chosen) & residue)
+    return inputs, targets
 
 
 def _take(samples: np.ndarray, weight: int, rest: int) -> tuple[np.ndarray, np.ndarray]:

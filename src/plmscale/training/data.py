@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from plmscale.corpus.alphabet import PAD
 from plmscale.corpus.mixing import resolve_recipe_mix, resolve_recipe_valid_mix
 from plmscale.errors import PlmscaleError
 from plmscale.training.mixture import Mixture
 from plmscale.training.packed import PackedRows
 from plmscale.training.shards import Proteins, read_manifest
 
+# Stands for no sample: such a row is padding and predicts nothing.
+NO_SAMPLE = -1
 # A step of a tiny model takes 10 ms and leaves nothing of the loader in the processor's caches, so
 # that each of its calls costs thrice. Rows of many small batches are therefore read in one go.
 _BLOCK_TOKENS = 1 << 18
@@ -54,7 +57,14 @@ class Samples:
         return self.rows[source].row(index)
 
     def batch(self, samples: Sequence[int]) -> np.ndarray:
-        """Return the rows of `samples`, (len(samples), context) uint8."""
+        """Return the rows of `samples`, (len(samples), context) uint8; padding for NO_SAMPLE."""
+        if samples and samples[-1] == NO_SAMPLE:
+            there = [sample for sample in samples if sample != NO_SAMPLE]
+            out = np.full((len(samples), self.context), PAD, np.uint8)
+            if there:
+                # Padding is always last.
+                out[: len(there)] = self.batch(there)
+            return out
         rows = len(self._block)
         first = min(samples) // rows * rows
         if 4 * len(samples) > rows or max(samples) >= first + rows:

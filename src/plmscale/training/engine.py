@@ -1,9 +1,8 @@
-"""A DeepSpeed engine for a recipe: precision, micro batches, optimizer."""
+"""A DeepSpeed engine for a recipe: process group, precision, optimizer, weights."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,9 @@ from torch import Tensor
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
 from plmscale.model import Transformer, decay_groups
-
-# Largest micro batch: 16 rows, as the memory estimate assumes, and what stays in a CPU's cache.
-_MICRO_ROWS = 16
-_MICRO_TOKENS_CPU = 8192
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a batch of rows is laid over ranks and micro batches."""
-
-    rank: int
-    world: int
-    micro_rows: int
-    accumulation: int
-
-    def samples(self, step: int, batch_rows: int) -> list[int]:
-        """Return the global sample numbers of this rank at step `step` >= 1, in order."""
-        first = (step - 1) * batch_rows
-        per_micro = self.world * self.micro_rows
-        return [
-            first + micro * per_micro + self.rank * self.micro_rows + row
-            for micro in range(self.accumulation)
-            for row in range(self.micro_rows)
-        ]
-
-
-def plan_batch(batch_rows: int, context: int, rank: int, world: int, device: str) -> Plan:
-    """Lay `batch_rows` over `world` ranks; the batch itself never depends on the ranks."""
-    if batch_rows % world:
-        raise PlmscaleError(
-            f"batch_rows: {batch_rows} rows do not divide among {world} devices; "
-            "use a number of devices that divides batch_rows"
-        )
-    local = batch_rows // world
-    limit = _MICRO_ROWS
-    if device == "cpu":
-        limit = max(1, min(limit, _MICRO_TOKENS_CPU // context))
-    micro = max(rows for rows in range(1, min(limit, local) + 1) if local % rows == 0)
-    return Plan(rank, world, micro, local // micro)
+from plmscale.model.parametrization import draw
+from plmscale.training.layout import Plan
+from plmscale.training.state import Reader, fill
 
 
 def cpu_has_bf16() -> bool:
@@ -87,19 +50,19 @@ def start_distributed(device: str) -> None:
 
 def deepspeed_config(recipe: dict[str, Any], plan: Plan, precision: str) -> dict[str, Any]:
     """Return DeepSpeed's configuration for `recipe`."""
-    stage = recipe["zero_stage"]
-    if stage not in (1, 2, 3):
+    if plan.zero_stage not in (1, 2, 3):
         raise PlmscaleError(
-            f"zero_stage: {stage!r}; allowed: 1, 2, 3 (stage 0 with bf16 trains wrongly)"
+            f"zero_stage: {plan.zero_stage!r}; allowed: 1, 2, 3 (stage 0 with bf16 trains wrongly)"
         )
     return {
-        "train_batch_size": recipe["batch_rows"],
+        "train_batch_size": plan.micro_rows * plan.accumulation * plan.world,
         "train_micro_batch_size_per_gpu": plan.micro_rows,
         "gradient_accumulation_steps": plan.accumulation,
         "gradient_clipping": recipe["optimizer"]["grad_clip"],
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": plan.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": precision == "bf16"},
+        # The guard looks at the gradients, without waiting for the device.
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
         # Both default to bf16, which would round sums over micro batches and ranks.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
@@ -108,24 +71,55 @@ def deepspeed_config(recipe: dict[str, Any], plan: Plan, precision: str) -> dict
     }
 
 
+class Drawn:
+    """The weights that a seed stands for, drawn on the CPU: the same on every device.
+
+    One parameter at a time, in the model's order, as `Transformer.initialize` does, so that no rank
+    ever holds all of a large model.
+    """
+
+    def __init__(self, arch: Architecture, seed: int) -> None:
+        with torch.device("meta"):
+            model = Transformer(arch)
+        self._arch = arch
+        self._left = [(name, p.shape) for name, p in model.named_parameters()]
+        self._generator = torch.Generator().manual_seed(seed)
+        self._name, self._values = "", torch.empty(0)
+
+    def read(self, kind: str, name: str, start: int, numel: int) -> Tensor:
+        """Return a stretch of parameter `name`; names must be asked for in the model's order."""
+        while self._name != name:
+            self._name, shape = self._left.pop(0)
+            self._values = draw(self._arch, self._name, torch.empty(shape), self._generator)
+        return self._values.reshape(-1)[start : start + numel]
+
+
 def build(
     recipe: dict[str, Any],
     plan: Plan,
     precision: str,
     device: str,
-    weights: dict[str, Tensor] | None = None,
+    weights: Reader | None = None,
+    compiled: bool = False,
 ) -> Any:
-    """Return a DeepSpeed engine around a fresh model, or one that starts from `weights`."""
+    """Return a DeepSpeed engine around a fresh model, or one that starts from `weights`.
+
+    The model comes to life on its device in the precision it computes in; its fp32 weights are then
+    set stretch by stretch, so that no rank ever holds more of them than it owns.
+    """
     import deepspeed
     from deepspeed.runtime import bf16_optimizer
 
-    model = Transformer(Architecture.from_dict(recipe["architecture"]))
-    if weights is None:
-        # On the CPU whatever the device: a seed means the same weights everywhere.
-        model.initialize(recipe["seed"])
-    else:
-        model.load_state_dict(weights)
-    model.to(device)
+    arch = Architecture.from_dict(recipe["architecture"])
+    with torch.device("meta"):
+        model = Transformer(arch)
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32).to_empty(device=device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.checkpointing = plan.checkpointing
+    if compiled:
+        model.compile_blocks()
     settings = recipe["optimizer"]
     groups = decay_groups(model, settings["weight_decay"])
     optimizer = torch.optim.AdamW(
@@ -139,16 +133,11 @@ def build(
         config=deepspeed_config(recipe, plan, precision),
         dist_init_required=False,
     )
+    fill(engine, weights or Drawn(arch, recipe["seed"]).read, 0.0)
     return engine
 
 
-def full_weights(engine: Any) -> dict[str, Tensor]:
-    """Gather the fp32 weights by name on every rank (all ranks must call it)."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    weights = {}
-    for name, parameter in engine.module.named_parameters():
-        full = safe_get_full_fp32_param(parameter)
-        # A parameter whose optimizer keeps no fp32 copy is fp32 itself.
-        weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
-    return weights
+def set_rate(engine: Any, rate: float) -> None:
+    """Set the learning rate; groups may have a factor of their own (muP)."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

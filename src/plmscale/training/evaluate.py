@@ -14,14 +14,19 @@ from plmscale.model import segments_of
 from plmscale.training.data import Samples
 from plmscale.training.objectives import IGNORED, examples
 
+OBJECTIVES = ("clm", "mlm")
 
-def row_losses(model: nn.Module, recipe: dict[str, Any], inputs: Tensor, targets: Tensor) -> Tensor:
+
+def row_losses(
+    model: nn.Module, packing: str, causal: bool | Tensor, inputs: Tensor, targets: Tensor
+) -> Tensor:
     """Return the summed nats of each row (rows,) float32; inputs, targets (rows, s) int64.
 
-    The cross entropy is computed in fp32 whatever the model's precision.
+    `causal` may be given for each row, (rows,) bool. The cross entropy is computed in fp32 whatever
+    the model's precision.
     """
-    segments = segments_of(inputs) if recipe["packing"] == "within" else None
-    logits = model(inputs, causal=recipe["objective"] == "clm", segments=segments)
+    segments = segments_of(inputs) if packing == "within" else None
+    logits = model(inputs, causal=causal, segments=segments)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
@@ -30,29 +35,56 @@ def row_losses(model: nn.Module, recipe: dict[str, Any], inputs: Tensor, targets
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation rows of one step: source, targets and summed nats of each."""
+    """Validation rows of one step: source, objective, targets and summed nats of each."""
 
     sources: list[str]
     tokens: np.ndarray
     nll: np.ndarray
+    objectives: list[str]
+    # Weight of each objective in the loss; one of weight 1 but for `mixed`.
+    weights: dict[str, float]
 
     @property
     def loss(self) -> float:
-        """Nats a predicted token, over all rows."""
-        return float(self.nll.sum() / max(1, self.tokens.sum()))
+        """Nats a predicted token, over all rows; for `mixed` the weighted mean of both objectives."""
+        return sum(w * self.of_objective(name) for name, w in self.weights.items())
 
     @property
     def standard_error(self) -> float:
         """Standard error of `loss` over rows, as of a ratio (Cochran 1977, eq. 2.39 and 6.13)."""
-        rows = len(self.nll)
-        if rows < 2:
-            return float("nan")
-        residual = self.nll - self.loss * self.tokens
-        return float(np.sqrt(rows / (rows - 1) * np.square(residual).sum()) / self.tokens.sum())
+        variance = 0.0
+        for name, weight in self.weights.items():
+            mine = self._mine(name)
+            rows = int(mine.sum())
+            if rows < 2:
+                return float("nan")
+            tokens = self.tokens[mine]
+            residual = self.nll[mine] - self.of_objective(name) * tokens
+            spread = np.sqrt(rows / (rows - 1) * np.square(residual).sum()) / tokens.sum()
+            variance += (weight * spread) ** 2
+        return float(np.sqrt(variance))
+
+    def _mine(self, objective: str) -> np.ndarray:
+        return np.array(self.objectives) == objective
+
+    def of_objective(self, objective: str) -> float:
+        """Nats a predicted token over the rows of one objective."""
+        mine = self._mine(objective)
+        return float(self.nll[mine].sum() / max(1, self.tokens[mine].sum()))
 
     def first(self, rows: int) -> Validation:
-        """The same for the first `rows` rows only."""
-        return Validation(self.sources[:rows], self.tokens[:rows], self.nll[:rows])
+        """The same for the first `rows` rows of each objective only."""
+        keep = np.zeros(len(self.tokens), bool)
+        for name in self.weights:
+            keep[np.flatnonzero(self._mine(name))[:rows]] = True
+        chosen = np.flatnonzero(keep)
+        return Validation(
+            [self.sources[i] for i in chosen],
+            self.tokens[keep],
+            self.nll[keep],
+            [self.objectives[i] for i in chosen],
+            self.weights,
+        )
 
     def by_source(self) -> dict[str, float]:
         """Nats a predicted token of each source."""
@@ -62,34 +94,69 @@ class Validation:
             for name in sorted(set(self.sources))
         }
 
+    def by_objective(self) -> dict[str, float]:
+        """Nats a predicted token of each objective."""
+        return {name: self.of_objective(name) for name in self.weights}
+
+
+def objective_weights(recipe: dict[str, Any]) -> dict[str, float]:
+    """Return what each objective weighs in a run's loss: its share of the training rows."""
+    if recipe["objective"] != "mixed":
+        return {recipe["objective"]: 1.0}
+    return {"clm": recipe["clm_share"], "mlm": 1.0 - recipe["clm_share"]}
+
 
 class Validator:
-    """The fixed rows and masks on which every run of equal settings is judged."""
+    """The fixed rows and masks on which every run of equal settings is judged.
+
+    A `mixed` run is judged on both: as every CLM run is, and as every MLM run is.
+    """
 
     def __init__(self, recipe: dict[str, Any], samples: Samples, device: str, micro: int) -> None:
-        rows = range(recipe["validation"]["rows"])
-        seed = recipe["validation"]["seed"]
-        inputs, targets = examples(recipe, samples.batch(list(rows)), list(rows), seed)
-        self.sources = [samples.mixture.locate(row)[0] for row in rows]
-        self.tokens = (targets != IGNORED).sum(1)
-        self._recipe, self._device, self._micro = recipe, device, micro
-        self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
+        count = recipe["validation"]["rows"]
+        numbers, seed = list(range(count)), recipe["validation"]["seed"]
+        rows = samples.batch(numbers)
+        self.weights = objective_weights(recipe)
+        self.sources = [samples.mixture.locate(row)[0] for row in numbers]
+        self._packing, self._device, self._micro = recipe["packing"], device, micro
+        self._sets: dict[str, tuple[Tensor, Tensor, np.ndarray]] = {}
+        for name in self.weights:
+            inputs, targets = examples({**recipe, "objective": name}, rows, numbers, seed)
+            tokens = (targets != IGNORED).sum(1)
+            self._sets[name] = torch.from_numpy(inputs), torch.from_numpy(targets), tokens
 
     def run(self, model: nn.Module, rank: int, world: int, rows: int | None = None) -> Validation:
         """Validate `model` on the first `rows` rows (all by default), shared among the ranks.
 
-        Every rank gets the whole result.
+        Every rank gets the whole result, and every rank calls the model equally often, as ZeRO-3
+        needs.
         """
-        rows = len(self.tokens) if rows is None else rows
+        rows = len(self.sources) if rows is None else rows
+        sums = {name: self._sums(model, name, rank, world, rows) for name in self._sets}
+        return Validation(
+            self.sources[:rows] * len(sums),
+            np.concatenate([self._sets[name][2][:rows] for name in sums]),
+            np.concatenate([values.cpu().numpy() for values in sums.values()]),
+            [name for name in sums for _ in range(rows)],
+            self.weights,
+        )
+
+    def _sums(self, model: nn.Module, name: str, rank: int, world: int, rows: int) -> Tensor:
+        all_inputs, all_targets, _ = self._sets[name]
         sums = torch.zeros(rows, dtype=torch.float64, device=self._device)
         model.eval()
         with torch.no_grad():
-            for first in range(rank * self._micro, rows, world * self._micro):
-                part = slice(first, min(rows, first + self._micro))
-                inputs = self._inputs[part].to(self._device, torch.int64)
-                targets = self._targets[part].to(self._device)
-                sums[part] = row_losses(model, self._recipe, inputs, targets).double()
+            for first in range(0, rows, world * self._micro):
+                begin = first + rank * self._micro
+                part = slice(begin, min(rows, begin + self._micro))
+                # A rank without rows of its own looks at the first ones and counts nothing.
+                seen = part if begin < rows else slice(0, min(rows, self._micro))
+                inputs = all_inputs[seen].to(self._device, torch.int64)
+                targets = all_targets[seen].to(self._device)
+                values = row_losses(model, self._packing, name == "clm", inputs, targets)
+                if begin < rows:
+                    sums[part] = values.double()
         model.train()
         if world > 1:
             torch.distributed.all_reduce(sums)
-        return Validation(self.sources[:rows], self.tokens[:rows], sums.cpu().numpy())
+        return sums

@@ -85,9 +85,9 @@ def _follow(connection: socket.socket, child: int) -> int:
     def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, forward)
     answer = _line(connection)
     if not answer:
@@ -296,7 +296,7 @@ class Server:
 
 
 def _options(values: dict[str, Any]) -> Options:
-    paths = ("recipe", "corpus", "run_dir", "checkpoint_dir", "parent_dir")
+    paths = ("recipe", "corpus", "run_dir", "checkpoint_dir", "parent_dir", "trunk_dir")
     found = {k: Path(values[k]) if values[k] is not None else None for k in paths}
     return replace(Options(**values), **found)
 

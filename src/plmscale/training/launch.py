@@ -9,6 +9,7 @@ import sys
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
 from plmscale.training.options import Options, parse
+from plmscale.training.places import resolve
 
 OUTPUTS = ("curve.csv", "validation.csv", "model.safetensors", "config.json", "metrics.json")
 
@@ -36,7 +37,7 @@ def finished(options: Options) -> bool:
 
 def run(options: Options) -> int:
     """Train in a child of the fork server where one can be used, else in this process."""
-    if options.warm == "auto" and warm_allowed():
+    if options.warm == "auto" and warm_allowed() and resolve(options.launcher) == "local":
         from plmscale.training import forkserver
 
         code = forkserver.submit(options)

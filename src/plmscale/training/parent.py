@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, sha256_file
 from plmscale.model import load_weights
 from plmscale.model.loading import CONFIG, WEIGHTS
+from plmscale.training.state import Reader, reader_of
 
 
 class ParentFailed(Exception):
     """The parent was trained and lost, so there is nothing to start from."""
 
 
-def parent_weights(recipe: dict[str, Any], parent_dir: Path | None) -> dict[str, Tensor] | None:
-    """Return the parent's fp32 weights, or None for a run from scratch.
+@dataclass(frozen=True)
+class Parent:
+    """What a run starts from, and what that cost: goes into its metrics."""
+
+    weights: Reader
+    record: dict[str, Any]
+
+
+def parent_of(recipe: dict[str, Any], parent_dir: Path | None) -> Parent | None:
+    """Return the parent's fp32 weights and record, or None for a run from scratch.
 
     Raises PlmscaleError when the folder is not the parent's or its weights are damaged,
     ParentFailed when the parent diverged or failed itself.
@@ -46,4 +54,22 @@ def parent_weights(recipe: dict[str, Any], parent_dir: Path | None) -> dict[str,
         raise PlmscaleError(
             f"{parent_dir}: the parent's architecture differs in {', '.join(changed)}"
         )
-    return load_weights(parent_dir)
+    record = {
+        key: metrics[key]
+        for key in (
+            "run_id",
+            "fingerprint",
+            "weights_sha256",
+            "tokens",
+            "flops_6nd",
+            "flops",
+            "loss",
+        )
+    }
+    return Parent(
+        reader_of(load_weights(parent_dir)), {**record, "objective": _objective(parent_dir)}
+    )
+
+
+def _objective(parent_dir: Path) -> str:
+    return read_json(parent_dir / CONFIG)["objective"]

@@ -15,6 +15,7 @@ import warnings
 from contextlib import nullcontext
 
 from plmscale.errors import PlmscaleError
+from plmscale.training import places
 from plmscale.training.options import Options
 
 _IMPORTED_LATE = (
@@ -33,6 +34,7 @@ _IMPORTED_LATE = (
     "torch.utils.tensorboard.writer",
     "plmscale.training.trainer",
 )
+_LOCAL = ("127.0.0.1", "localhost")
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -62,10 +64,33 @@ def preload() -> None:
 
 
 def launch(options: Options) -> int:
-    """Train `options` on `options.devices` ranks of this machine; return the exit code."""
+    """Train `options` on the ranks that its launcher stands for; return the exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     # Its report of a failed rank says nothing that the rank has not said.
     _quiet(logging.ERROR)
+    who = places.resolve(options.launcher)
+    if who == "local":
+        return _launch_here(options)
+    if who == "slurm":
+        os.environ.update(places.from_slurm(os.environ))
+    _check_environment(options)
+    # This process is a rank itself. Under torchrun or srun a stopped rank ends with its signal's
+    # code, which rank_main leaves by os._exit.
+    rank_main(options)
+    return 0
+
+
+def _check_environment(options: Options) -> None:
+    missing = [name for name in places.NEEDED if name not in os.environ]
+    if missing:
+        raise PlmscaleError(f"--launcher env: {', '.join(missing)} not set; start with torchrun")
+    if options.devices > 1 and options.devices != int(os.environ["WORLD_SIZE"]):
+        raise PlmscaleError(
+            f"--devices {options.devices}, but WORLD_SIZE is {os.environ['WORLD_SIZE']}"
+        )
+
+
+def _launch_here(options: Options) -> int:
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -92,6 +117,8 @@ def launch(options: Options) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
             shutdown_timeout=120,
         )
+        # torch's launcher passes SIGTERM on to its ranks, but not the warning that Slurm sends.
+        signal.signal(signal.SIGUSR1, _as_sigterm)
         try:
             elastic_launch(config, rank_main)(options)
         except ChildFailedError as error:
@@ -102,34 +129,40 @@ def launch(options: Options) -> int:
     return 0
 
 
+def _as_sigterm(_number: int, _frame: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def rank_main(options: Options) -> None:
     """One rank: settings of the process, process group, lock, training."""
     # A rank must not outlive its launcher; SIGTERM still lets it save.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     _quiet()
     keep_freed_memory()
     import torch
 
     from plmscale.files import read_json
     from plmscale.training import checkpoint, engine
+    from plmscale.training.lock import owned
     from plmscale.training.trainer import train
 
     torch.set_num_threads(options.threads)
-    # This launcher's ranks share a machine, whose own name may not resolve.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if os.environ.get("MASTER_ADDR") in _LOCAL:
+        # Ranks of one machine, whose own name may not resolve.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     code = 0
     try:
-        lock = checkpoint.owned(options.checkpoint_dir) if rank == 0 else nullcontext()
-        with lock:
+        with owned(options.checkpoint_dir) if rank == 0 else nullcontext() as owner:
             if rank == 0:
                 checkpoint.claim(options.checkpoint_dir, read_json(options.recipe))
             engine.start_distributed(device)
-            train(options, rank, world)
+            train(options, rank, world, owner)
     except PlmscaleError as error:
         if rank == 0 or world == 1:
             print(f"plmscale: error: {error}", file=sys.stderr, flush=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,6 @@ from plmscale.files import atomic_write
 from plmscale.training.evaluate import Validation
 
 CURVE_COLUMNS = ("step", "tokens", "flops_6nd", "split", "loss")
-_PROGRESS_SECONDS = 5.0
 
 
 class Curve:
@@ -57,40 +58,80 @@ class Curve:
 
 
 def write_validation(path: Path, validation: Validation | None) -> None:
-    """Write one line a validation row: `row,source,tokens,nll` (predicted tokens, their nats)."""
+    """Write one line a validation row: `row,source,tokens,nll,objective` (predicted tokens, nats)."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["row", "source", "tokens", "nll"])
-        if validation is not None:
-            columns: Sequence[Any] = (validation.sources, validation.tokens, validation.nll)
-            for row, (source, tokens, nll) in enumerate(zip(*columns, strict=True)):
-                writer.writerow([row, source, int(tokens), repr(float(nll))])
+        writer.writerow(["row", "source", "tokens", "nll", "objective"])
+        if validation is None:
+            return
+        columns: Sequence[Any] = (
+            validation.sources,
+            validation.tokens,
+            validation.nll,
+            validation.objectives,
+        )
+        rows = len(validation.sources) // len(validation.weights)
+        for number, (source, tokens, nll, name) in enumerate(zip(*columns, strict=True)):
+            writer.writerow([number % rows, source, int(tokens), repr(float(nll)), name])
 
 
 class Progress:
-    """One plain line every few seconds, for terminals and log files alike."""
+    """One line that renews itself in a terminal; a plain line now and then in a log file."""
 
     def __init__(self, run_id: str, steps: int, tokens_per_step: int) -> None:
         self._run_id, self._steps, self._tokens = run_id, steps, tokens_per_step
-        self._shown = time.monotonic()
+        self._terminal = sys.stdout.isatty()
+        self._begun = self._shown = time.monotonic()
         self._shown_step: int | None = None
+        self._open = False
 
-    def show(self, step: int, loss: float) -> None:
+    def show(self, step: int, loss: float, notes: str = "") -> None:
         """Print step, loss, speed and time left, when the last line is old enough."""
         now = time.monotonic()
         if self._shown_step is None:
             self._shown, self._shown_step = now, step
             return
-        if now - self._shown < _PROGRESS_SECONDS and step < self._steps:
+        # A long run's log need not grow with it: a line every 5 s at first, every minute later.
+        plain = min(60.0, max(5.0, (now - self._begun) / 20))
+        if now - self._shown < (0.5 if self._terminal else plain) and step < self._steps:
             return
         rate = (step - self._shown_step) / max(now - self._shown, 1e-9)
         left = (self._steps - step) / rate if rate else math.inf
-        print(
+        line = (
             f"{self._run_id}: step {step:,}/{self._steps:,}, loss {loss:.4f}, "
-            f"{rate * self._tokens:,.0f} tokens/s, {left:,.0f} s left",
-            flush=True,
+            f"{rate * self._tokens:,.0f} tokens/s, {left:,.0f} s left{notes}"
         )
+        if self._terminal:
+            print(f"\r{line}\x1b[K", end="", flush=True)
+            self._open = True
+        else:
+            print(line, flush=True)
         self._shown, self._shown_step = now, step
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        print(f"\n{line}" if self._open else line, flush=True)
+        self._open = False
+
+
+class Spikes:
+    """Counts logged losses that stand out: over `MARGIN` nats above the median of the last ones."""
+
+    MARGIN = 0.3
+    WINDOW = 16
+
+    def __init__(self) -> None:
+        self.recent: list[float] = []
+        self.count = 0
+
+    def see(self, loss: float) -> bool:
+        """Return whether `loss` is a spike, and count it."""
+        enough = len(self.recent) >= self.WINDOW // 2
+        spike = enough and loss > statistics.median(self.recent) + self.MARGIN
+        self.count += spike
+        if math.isfinite(loss):
+            self.recent = [*self.recent, loss][-self.WINDOW :]
+        return spike
 
 
 class DivergenceRule:

@@ -1,12 +1,11 @@
-"""One rank's training of one recipe, from start or checkpoint to metrics.json."""
+"""One rank's training of one recipe, from start or checkpoint to its results."""
 
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,52 +13,65 @@ import torch
 from torch import Tensor
 
 from plmscale.architecture import Architecture
-from plmscale.files import finite, read_json, sha256_file, write_json
-from plmscale.model import save_model
-from plmscale.provenance import git_state, hardware, versions
-from plmscale.training import checkpoint
+from plmscale.errors import PlmscaleError
+from plmscale.files import fingerprint, finite, read_json
+from plmscale.laws.advice.hardware import find_gpu
+from plmscale.schedule import decay_start, evaluation_steps, learning_rate, trunk_of
+from plmscale.training import checkpoint, results
 from plmscale.training import engine as engines
 from plmscale.training.data import training_samples, validation_samples
 from plmscale.training.evaluate import Validation, Validator, row_losses
 from plmscale.training.feed import Feed
-from plmscale.training.objectives import IGNORED, examples
+from plmscale.training.guard import Guard
+from plmscale.training.layout import plan_batch
+from plmscale.training.lock import Owner
+from plmscale.training.objectives import IGNORED, causal_rows, examples
 from plmscale.training.options import Options
-from plmscale.training.parent import ParentFailed, parent_weights
+from plmscale.training.parent import Parent, ParentFailed, parent_of
 from plmscale.training.recipe import check
-from plmscale.training.records import Curve, DivergenceRule, Progress, write_validation
-from plmscale.training.schedule import evaluation_steps, learning_rate
-from plmscale.training.shards import read_manifest
+from plmscale.training.records import Curve, DivergenceRule, Progress, Spikes
 
 _CLOCKS = ("train_seconds", "valid_seconds", "wall_seconds")
+# Slurm sends one of them before a job's time is up, as --signal asks; the other ends it.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Compiling the blocks costs about a minute: not for runs that train for a few.
+_COMPILE_FROM_FLOPS = 1e17
 
 
-def train(options: Options, rank: int, world: int) -> None:
+def train(options: Options, rank: int, world: int, owner: Owner | None = None) -> None:
     """Train the recipe of `options` as rank `rank` of `world`; process group set up by the caller.
 
     Ends with all output files, metrics.json last. A lost run ends well too, with status
-    `diverged` or `parent_failed`. Raises PlmscaleError for bad input; SystemExit(143) after a
-    checkpoint when told to stop by SIGTERM.
+    `diverged` or `parent_failed`. Raises PlmscaleError for bad input; SystemExit(128 + signal)
+    after a checkpoint when told to stop by SIGTERM or SIGUSR1.
     """
     recipe = check(read_json(options.recipe))
-    run = Run(options, recipe, rank, world)
+    run = Run(options, recipe, rank, world, owner)
     try:
-        weights = parent_weights(recipe, options.parent_dir)
+        parent = parent_of(recipe, options.parent_dir)
     except ParentFailed as error:
-        run.finish("parent_failed", str(error), None)
+        results.finish(run, "parent_failed", str(error))
         return
-    run.prepare(weights)
+    run.prepare(parent)
     try:
         status, detail = run.loop()
     finally:
         run.feed.close()
-    # A lost run's earlier validation is no result of the recipe.
-    run.finish(status, detail, run.last_validation if status == "done" else None)
+        run.saver.wait()
+    results.finish(run, status, detail)
 
 
 class Run:
     """A run in one process: its data, engine, clocks and curve."""
 
-    def __init__(self, options: Options, recipe: dict[str, Any], rank: int, world: int) -> None:
+    def __init__(
+        self,
+        options: Options,
+        recipe: dict[str, Any],
+        rank: int,
+        world: int,
+        owner: Owner | None = None,
+    ) -> None:
         self.options, self.recipe, self.rank, self.world = options, recipe, rank, world
         self.arch = Architecture.from_dict(recipe["architecture"])
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,46 +85,99 @@ class Run:
         self.engine: Any = None
         self.curve: Curve | None = None
         self.last_validation: Validation | None = None
+        self.parent: dict[str, Any] | None = None
+        self.trunk: dict[str, Any] | None = None
+        self.progress: Progress | None = None
         self.curve_rows = min(recipe["validation"]["rows"], recipe["validation"]["curve_rows"])
-        self.stopping = False
+        self.stopping = 0
         # Sums since the last logged point: nats, predicted tokens. float64, so that a resumed
         # run adds up to the same number.
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        # The state at the end of the full rate is kept: longer runs of equal beginning use it.
+        self.decay_start = decay_start(recipe["steps"], recipe["schedule"])
+        self.saver = checkpoint.Saver(
+            options.checkpoint_dir, rank, world, owner, {self.decay_start} - {0}
+        )
+        self.rule, self.spikes = DivergenceRule(), Spikes()
 
-    def prepare(self, weights: dict[str, Tensor] | None) -> None:
-        """Open the data, build the engine, take up a checkpoint if there is one."""
+    def prepare(self, parent: Parent | None) -> None:
+        """Open the data, build the engine, take up a checkpoint or trunk if there is one."""
+        self.parent = parent.record if parent else None
+        weights = parent.weights if parent else None
         recipe, options = self.recipe, self.options
-        # From here on SIGTERM leads to a checkpoint; before, there is nothing to save.
-        signal.signal(signal.SIGTERM, self._stop)
+        # From here on a signal leads to a checkpoint; before, there is nothing to save.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._stop)
         self.samples = training_samples(options.corpus, recipe)
-        self.plan = engines.plan_batch(
-            self.batch_rows, recipe["context"], self.rank, self.world, self.device
+        checkpointing = {"auto": None, "on": True, "off": False}[options.activation_checkpointing]
+        self.plan = plan_batch(
+            self.arch,
+            self.batch_rows,
+            recipe["context"],
+            self.rank,
+            self.world,
+            device=self.device,
+            precision=self.precision,
+            zero_stage=options.zero_stage,
+            micro_rows=options.micro_rows,
+            checkpointing=checkpointing,
         )
         self.feed = Feed(self._examples, recipe["steps"], ahead=self.device == "cuda")
         self.validator = Validator(
             recipe, validation_samples(options.corpus, recipe), self.device, self.plan.micro_rows
         )
-        self.engine = engines.build(recipe, self.plan, self.precision, self.device, weights)
-        state = checkpoint.restore(self.engine, options.checkpoint_dir) or {}
-        self.step = self.saved_step = state.get("step", 0)
-        self.resumed = state.get("resumed", -1) + 1
-        self.clocks.update(state.get("clocks", {}))
-        earlier = torch.tensor(state.get("sums", [0.0, 0.0]), dtype=torch.float64)
-        self.sums += earlier.to(self.device)
-        self.rule = DivergenceRule()
-        self.rule.first, self.rule.above = state.get("rule", [None, 0])
+        long = self.device == "cuda" and recipe["flops_6nd"] >= _COMPILE_FROM_FLOPS
+        self.compiled = {"auto": long, "on": True, "off": False}[options.compile]
+        self.engine = engines.build(
+            recipe, self.plan, self.precision, self.device, weights, self.compiled
+        )
+        self.guard = Guard(self.engine, recipe["optimizer"].get("spike_factor", 0.0), self.device)
+        points: list[Any] = []
+        if (folder := checkpoint.latest(options.checkpoint_dir)) is not None:
+            state = checkpoint.restore(self.engine, folder)
+            self.saved_step, self.resumed = state["step"], state["resumed"] + 1
+            self.clocks.update(state["clocks"])
+            self.trunk = state["trunk"]
+            points = self._take_up(state)
+            self._say(f"resumed at step {self.step:,}")
+        elif (folder := self._trunk_folder()) is not None:
+            state = checkpoint.restore(self.engine, folder)
+            points = self._take_up(state)
+            self.trunk = {"run_id": state["run_id"], "step": self.step}
+            self._say(f"goes on from step {self.step:,} of {state['run_id']}")
         if self.rank == 0:
             self.curve = Curve(
-                options.run_dir / "tensorboard",
-                self.tokens_per_step,
-                self.arch.n_params,
-                state.get("curve", []),
+                options.run_dir / "tensorboard", self.tokens_per_step, self.arch.n_params, points
             )
-            if state:
-                print(f"{recipe['run_id']}: resumed at step {self.step:,}", flush=True)
 
-    def _stop(self, *_: object) -> None:
-        self.stopping = True
+    def _take_up(self, state: dict[str, Any]) -> list[Any]:
+        """Go on from a checkpoint's state; return its curve."""
+        self.step = state["step"]
+        self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.device)
+        self.rule.first, self.rule.above = state["rule"]
+        self.spikes.recent, self.spikes.count = state["spikes"]
+        self.guard.restore(state["guard"])
+        return state["curve"]
+
+    def _trunk_folder(self) -> Path | None:
+        """Return the latest kept state of the trunk's run that this run would have gone through."""
+        there = self.options.trunk_dir
+        if there is None or not self.decay_start or not (there / "recipe.json").exists():
+            return None
+        other = read_json(there / "recipe.json")
+        if fingerprint(trunk_of(other)) != fingerprint(trunk_of(self.recipe)):
+            self._say(f"{there} has another beginning; training from the start")
+            return None
+        steps = [int(p.name.removeprefix("step-")) for p in (there / "trunk").glob("step-*")]
+        usable = [step for step in steps if step <= self.decay_start]
+        return there / "trunk" / f"step-{max(usable)}" if usable else None
+
+    def _say(self, line: str) -> None:
+        if self.rank == 0:
+            print(f"{self.recipe['run_id']}: {line}", flush=True)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self.stopping = number
 
     def loop(self) -> tuple[str, str]:
         """Train to the last step; return status and its detail."""
@@ -120,20 +185,18 @@ class Run:
         evaluations = set(evaluation_steps(steps, recipe["validation"]["evaluations"]))
         # About a hundred logged points, and at least every 50 steps: each costs a host sync.
         every = max(1, min(50, steps // 100))
-        progress = Progress(recipe["run_id"], steps, self.tokens_per_step)
+        self.progress = Progress(recipe["run_id"], steps, self.tokens_per_step)
         self.startup_seconds = time.time() - self.options.started
         mark = saved = time.monotonic()
+        self._logged_at, self._logged_step = mark, self.step
         while self.step < steps:
             self.step += 1
             step = self.step
             self.train_step(step)
-            logged = step == 1 or step % every == 0 or step == steps
-            if logged:
-                loss = self.log(step, mark)
-                if self.rank == 0:
-                    progress.show(step, loss)
-                if lost := self.rule.judge(step, loss):
-                    return "diverged", lost
+            keep = step == self.decay_start
+            logged = step == 1 or step % every == 0 or step == steps or keep
+            if logged and (lost := self.log(step)):
+                return "diverged", lost
             if step in evaluations:
                 mark = self._tick("train_seconds", mark)
                 # All rows only at the end: a curve is cheap, and its points are of the same rows.
@@ -142,84 +205,113 @@ class Run:
                     self.engine.module, self.rank, self.world, rows
                 )
                 mark = self._tick("valid_seconds", mark)
+                self._logged_at, self._logged_step = mark, step
                 loss = self.last_validation.first(self.curve_rows).loss
                 if self.curve is not None:
                     self.curve.add(step, "valid", loss)
                 if not math.isfinite(loss):
                     return "diverged", f"validation loss is not finite at step {step}"
             due = time.monotonic() - saved >= self.options.checkpoint_seconds
-            stop, due = self._agree(self.stopping, due, logged)
-            if (stop or due) and step < steps:
+            stop, due = self._agree(self.stopping, due and not self.saver.busy, logged)
+            if (stop or due or keep) and step < steps:
                 mark = self._tick("train_seconds", mark)
                 self._save()
                 mark = saved = time.monotonic()
+                self._logged_at, self._logged_step = mark, step
             if stop and step < steps:
-                if self.rank == 0:
-                    print(f"{recipe['run_id']}: stopped at step {step:,}, saved", flush=True)
-                sys.exit(128 + signal.SIGTERM)
+                self.saver.wait()
+                kept = "saved" if not self.saver.report.failed else "with an earlier checkpoint"
+                self._say(f"stopped at step {step:,} by {signal.Signals(stop).name}, {kept}")
+                raise SystemExit(128 + stop)
         self._tick("train_seconds", mark)
         return "done", ""
 
-    def _examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs and targets of this rank's rows of `step`."""
+    def _examples(self, step: int) -> tuple[Tensor, Tensor, Tensor | bool]:
+        """Return inputs, targets and causal rows of this rank's part of `step`."""
         numbers = self.plan.samples(step, self.batch_rows)
         rows = self.samples.batch(numbers)
-        return examples(self.recipe, rows, numbers, self.recipe["data_seed"])
+        # Rows of padding predict nothing, whatever their number.
+        numbers = [max(0, number) for number in numbers]
+        inputs, targets = examples(self.recipe, rows, numbers, self.recipe["data_seed"])
+        causal = causal_rows(self.recipe, numbers)
+        made = (torch.from_numpy(inputs), torch.from_numpy(targets))
+        if self.device == "cuda":
+            # Only from pinned memory does a copy run beside the computation.
+            made = (made[0].pin_memory(), made[1].pin_memory())
+        return *made, torch.from_numpy(causal) if isinstance(causal, np.ndarray) else causal
 
     def train_step(self, step: int) -> None:
         """One optimizer step: the mean over the whole batch's predicted tokens, then AdamW."""
         recipe, plan, engine = self.recipe, self.plan, self.engine
-        inputs, targets = self.feed.at(step)
-        predicted = torch.tensor(
-            float((targets != IGNORED).sum()), dtype=torch.float64, device=self.device
-        )
+        inputs, targets, causal = self.feed.at(step)
+        predicted = (targets != IGNORED).sum().double().to(self.device, non_blocking=True)
         if self.world > 1:
             torch.distributed.all_reduce(predicted)
         # DeepSpeed divides by the micro batches and averages over the ranks.
         scale = (plan.accumulation * self.world / predicted.clamp(min=1)).float()
-        tokens = torch.from_numpy(inputs).to(self.device, torch.int64, non_blocking=True)
-        goals = torch.from_numpy(targets).to(self.device, non_blocking=True)
+        tokens = inputs.to(self.device, non_blocking=True).long()
+        goals = targets.to(self.device, non_blocking=True)
+        if isinstance(causal, Tensor):
+            causal = causal.to(self.device, non_blocking=True)
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        settings, schedule = recipe["optimizer"], recipe["schedule"]
-        rate = learning_rate(
-            step,
-            recipe["steps"],
-            settings["lr"],
-            schedule["warmup_fraction"],
-            schedule["final_fraction"],
+        self.rate = learning_rate(
+            step, recipe["steps"], recipe["optimizer"]["lr"], recipe["schedule"]
         )
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
+        engines.set_rate(engine, self.rate)
         for micro in range(plan.accumulation):
             part = slice(micro * plan.micro_rows, (micro + 1) * plan.micro_rows)
-            total = row_losses(engine, recipe, tokens[part], goals[part]).sum()
+            rows = causal[part] if isinstance(causal, Tensor) else causal
+            total = row_losses(engine, recipe["packing"], rows, tokens[part], goals[part]).sum()
             engine.backward(total * scale)
             engine.step()
             nats += total.detach().double()
+        self.guard.after_step()
         self.sums += torch.stack((nats, predicted / self.world))
-        self.rate = rate
 
-    def log(self, step: int, mark: float) -> float:
-        """Return the mean training loss since the last point, and record it."""
+    def log(self, step: int) -> str:
+        """Record the mean training loss since the last point; return why the run is lost, or ""."""
         sums = self.sums.clone()
         if self.world > 1:
             torch.distributed.all_reduce(sums)
         nats, predicted = sums.tolist()
         self.sums.zero_()
         loss = nats / max(1.0, predicted)
+        counts = self.guard.counts()
+        limit = self.recipe["optimizer"].get("nonfinite_limit", 10)
+        if counts["in_a_row"] >= limit:
+            return f"{limit} steps in a row were refused by step {step} (gradients not finite, or spikes)"
+        spike = self.spikes.see(loss)
         if self.curve is not None:
+            now = time.monotonic()
+            seconds = max(now - self._logged_at, 1e-9)
+            speed = (step - self._logged_step) * self.tokens_per_step / seconds
+            self._logged_at, self._logged_step = now, step
             self.curve.add(step, "train", loss)
-            seconds = self.clocks["train_seconds"] + time.monotonic() - mark
-            norm = self.engine.get_global_grad_norm()
-            self.curve.watch(
-                step,
-                {
-                    "optimizer/learning_rate": self.rate,
-                    "optimizer/gradient_norm": float(norm if norm is not None else math.nan),
-                    "speed/tokens_per_second": step * self.tokens_per_step / max(seconds, 1e-9),
-                },
-            )
-        return loss
+            values = {
+                "optimizer/learning_rate": self.rate,
+                "optimizer/gradient_norm": float(self.guard.norm),
+                "optimizer/steps_refused": counts["nonfinite"] + counts["spikes"],
+                "loss/spikes": self.spikes.count,
+                "speed/tokens_per_second": speed,
+                "memory/peak_gigabytes": results.peak_memory(self.device) / 1e9,
+            }
+            if peak := self.peak_flops():
+                values["speed/mfu"] = 6 * self.arch.n_params * speed / (peak * self.world)
+            self.curve.watch(step, values)
+            notes = ", loss spike" if spike else ""
+            if refused := int(counts["nonfinite"] + counts["spikes"]):
+                notes += f", {refused} steps refused"
+            self.progress.show(step, loss, notes)
+        return self.rule.judge(step, loss) or ""
+
+    def peak_flops(self) -> float | None:
+        """Return the bf16 peak of one device in FLOP/s where the hardware table knows it."""
+        if self.device != "cuda":
+            return None
+        try:
+            return find_gpu(torch.cuda.get_device_name()).peak_flops
+        except PlmscaleError:
+            return None
 
     def _tick(self, clock: str, mark: float) -> float:
         if self.device == "cuda":
@@ -228,32 +320,33 @@ class Run:
         self.clocks[clock] += now - mark
         return now
 
-    def _agree(self, stop: bool, due: bool, logged: bool) -> tuple[bool, bool]:
+    def _agree(self, stop: int, due: bool, logged: bool) -> tuple[int, bool]:
         """Let all ranks stop or save at the same step; on GPUs only where a sync is due anyway."""
         if self.world == 1:
             return stop, due
         if self.device == "cuda" and not logged:
-            return False, False
-        votes = torch.tensor([int(stop), int(due)], device=self.device)
-        torch.distributed.all_reduce(votes)
+            return 0, False
+        votes = torch.tensor([stop, int(due)], device=self.device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
         stops, dues = votes.tolist()
-        return stops > 0, dues > 0
+        return stops, dues > 0
 
     def _save(self) -> None:
         if self.saved_step == self.step:
             return
         wall = self.clocks["wall_seconds"] + time.time() - self.options.started
         state = {
-            "step": self.step,
+            "run_id": self.recipe["run_id"],
             "resumed": self.resumed,
             "clocks": {**self.clocks, "wall_seconds": wall},
             "sums": self._summed(),
             "rule": [self.rule.first, self.rule.above],
+            "spikes": [self.spikes.recent, self.spikes.count],
+            "guard": self.guard.saved(),
+            "trunk": self.trunk,
             "curve": self.curve.points if self.curve is not None else [],
         }
-        checkpoint.save(
-            self.engine, self.options.checkpoint_dir, self.step, finite(state), self.rank
-        )
+        self.saver.save(self.engine, self.step, finite(state))
         self.saved_step = self.step
 
     def _summed(self) -> list[float]:
@@ -262,79 +355,3 @@ class Run:
         if self.world > 1:
             torch.distributed.all_reduce(sums)
         return (sums / self.world).tolist()
-
-    def finish(self, status: str, detail: str, validation: Validation | None) -> None:
-        """Write all outputs, metrics.json last; then let the checkpoint go."""
-        weights = engines.full_weights(self.engine) if self.engine is not None else {}
-        if self.rank != 0:
-            return
-        recipe, run_dir = self.recipe, self.options.run_dir
-        if self.curve is None:
-            events = run_dir / "tensorboard"
-            self.curve = Curve(events, self.tokens_per_step, self.arch.n_params, [])
-        self.curve.write(run_dir / "curve.csv")
-        write_validation(run_dir / "validation.csv", validation)
-        config = {
-            "architecture": recipe["architecture"],
-            "objective": recipe["objective"],
-            "packing": recipe["packing"],
-            "context": recipe["context"],
-            "run_id": recipe["run_id"],
-            "fingerprint": recipe["fingerprint"],
-            "format": "plmscale",
-        }
-        digest = save_model(run_dir, weights, config)
-        values = self._metrics(status, detail, validation, digest)
-        write_json(run_dir / "metrics.json", finite(values))
-        if not self.options.keep_checkpoint:
-            checkpoint.discard(self.options.checkpoint_dir)
-        loss = f"loss {validation.loss:.4f}" if validation is not None else "no loss"
-        line = f"{recipe['run_id']}: {status} at step {self.step:,}, {loss} {detail}"
-        print(line.rstrip(), flush=True)
-
-    def _metrics(
-        self, status: str, detail: str, validation: Validation | None, weights_sha256: str
-    ) -> dict[str, Any]:
-        recipe, seconds = self.recipe, self.clocks["train_seconds"]
-        tokens = self.step * self.tokens_per_step
-        flops_6nd = 6 * self.arch.n_params * tokens
-        known = validation is not None
-        if self.device == "cuda":
-            memory = torch.cuda.max_memory_allocated()
-        else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        manifest = read_manifest(self.options.corpus)
-        return {
-            "schema": 1,
-            "run_id": recipe["run_id"],
-            "fingerprint": recipe["fingerprint"],
-            "status": status,
-            "status_detail": detail,
-            "loss": validation.loss if known else None,
-            "loss_se": validation.standard_error if known else None,
-            "loss_by_source": validation.by_source() if known else {},
-            "n_valid_tokens": int(validation.tokens.sum()) if known else 0,
-            "steps": self.step,
-            "tokens": tokens,
-            "flops_6nd": flops_6nd,
-            "flops": self.arch.flops_per_token(recipe["context"]) * tokens,
-            "epochs": self.samples.epochs(self.step * self.batch_rows) if self.samples else {},
-            "n_params": self.arch.n_params,
-            "precision": self.precision,
-            "train_seconds": seconds,
-            "valid_seconds": self.clocks["valid_seconds"],
-            "startup_seconds": self.startup_seconds,
-            "wall_seconds": self.clocks["wall_seconds"] + time.time() - self.options.started,
-            "tokens_per_second": tokens / seconds if seconds else None,
-            "gflops_per_second": flops_6nd / seconds / 1e9 if seconds else None,
-            "peak_memory_bytes": memory,
-            "threads": self.options.threads,
-            "devices": self.world,
-            "resumed": self.resumed,
-            "versions": versions(),
-            "git": git_state(),
-            "corpus_sha256": manifest["content_sha256"],
-            "recipe_sha256": sha256_file(self.options.recipe),
-            "weights_sha256": weights_sha256,
-            "hardware": hardware(),
-        }

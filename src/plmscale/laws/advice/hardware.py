@@ -18,10 +18,15 @@ _NAME = "hardware.tsv"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU with its dense peak in FLOPs a second in 16-bit floats."""
+    """A GPU: dense peak in FLOPs a second in 16-bit floats, and memory in bytes.
+
+    Memory is what the maker's datasheet states, GB as 1e9 bytes. The driver often shows more (an
+    80 GB H100 about 85e9), which a plan leaves as reserve; a run asks the driver.
+    """
 
     name: str
     peak_flops: float
+    memory_bytes: float
     format: str
     source: str
 
@@ -45,9 +50,12 @@ def gpus() -> dict[str, Gpu]:
     except OSError:
         raise PlmscaleError(f"{path}: cannot be read; give --flops instead of --gpu") from None
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return {
-        r["name"]: Gpu(r["name"], float(r["peak_flops"]), r["format"], r["source"]) for r in rows
-    }
+    return {r["name"]: _gpu(r) for r in rows}
+
+
+def _gpu(row: dict[str, str]) -> Gpu:
+    peak, memory = float(row["peak_flops"]), float(row["memory_bytes"])
+    return Gpu(row["name"], peak, memory, row["format"], row["source"])
 
 
 def find_gpu(name: str) -> Gpu:

@@ -12,6 +12,8 @@ from plmscale.errors import PlmscaleError
 from plmscale.tables import RUNS_COLUMNS
 
 OBJECTIVES = ("clm", "mlm")
+# Trained on both at once: in the table, but of no law.
+MIXED = "mixed"
 FLOPS_COLUMNS = ("flops_6nd", "flops")
 NUMBERS = (
     "n_layers", "d_model", "n_params", "tokens", "flops", "flops_6nd", "loss", "loss_sd", "budget",
@@ -62,6 +64,15 @@ def select(
         raise PlmscaleError(f"{where}: no rows")
     table = _normalised(runs, where)
     excluded: list[dict[str, str]] = []
+    mixed = table["objective"] == MIXED
+    excluded += [
+        {"run_id": row.run_id, "objective": MIXED, "status": row.status,
+         "why": "trained on both objectives at once"}
+        for row in table[mixed].itertuples()
+    ]  # fmt: skip
+    table = table[~mixed]
+    if table.empty:
+        raise PlmscaleError(f"{where}: no run of a single objective")
     warnings: dict[str, list[str]] = {name: [] for name in table["objective"].unique()}
 
     def leave_out(rows: pd.Series, why: pd.Series | str) -> None:
@@ -165,7 +176,7 @@ def _remedy(text: str) -> str:
 
 def _normalised(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     table = complete(runs, where)
-    unknown = ~table["objective"].isin(OBJECTIVES)
+    unknown = ~table["objective"].isin([*OBJECTIVES, MIXED])
     if unknown.any():
         first = table[unknown].iloc[0]
         said = f"{first['objective']!r} is unknown" if first["objective"] else "is missing"

@@ -1,0 +1,1 @@
+"""Finished runs as folders that Hugging Face's transformers loads."""
