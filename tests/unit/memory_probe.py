@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parent)]
 
-# DeepSpeed makes its buckets whole and fills as much of them as there are gradients.
-BUCKET = 500_000_000
+from plmscale.memory.states import REDUCE_BUCKET  # noqa: E402
 
 
 class LiveBytes(TorchDispatchMode):
@@ -42,7 +41,8 @@ class LiveBytes(TorchDispatchMode):
         if storage._cdata in self._alive:
             return
         size = storage.nbytes()
-        if self._written is not None and tensor.numel() == BUCKET:
+        if self._written is not None and tensor.numel() == REDUCE_BUCKET:
+            # DeepSpeed makes its buckets whole and fills as much of them as there are gradients.
             size = self._written * tensor.element_size()
         self._alive[storage._cdata] = size
         self.now += size

@@ -159,3 +159,53 @@ def test_impossible_shapes_are_errors():
         Architecture("x", 1, 10, 4, 8)
     with pytest.raises(PlmscaleError, match="allowed: paper, modern"):
         Architecture("x", 1, 8, 1, 8, preset="old")
+
+
+def expanded(**changes):
+    base = {"grid": {"isoflop": ISOFLOP}, "subsets": {}}
+    training = {"batch_rows": {0: 4}, "min_steps": 0, **changes.pop("training", {})}
+    runs = grid.expand(study.load(DEFAULT, {**base, "training": training, **changes}))
+    return {run.run_id: run for run in runs}
+
+
+def test_runs_of_an_equal_beginning_share_a_trunk():
+    isoflop = {**ISOFLOP, "budgets": [1e12, 3e12, 1e13]}
+    runs = expanded(grid={"isoflop": isoflop}, training={"schedule": "wsd"})
+    trunks = {run_id: run.trunk for run_id, run in runs.items() if run.trunk}
+    # Two objectives and two sizes, each a chain of three budgets.
+    assert len(trunks) == 2 * 2 * 2
+    for run_id, trunk in trunks.items():
+        here, there = run_id.split("-"), trunk.split("-")
+        assert here[:2] == there[:2]
+        assert (there[2], here[2]) in {("1e12", "3e12"), ("3e12", "1e13")}
+        assert "trunk" not in runs[run_id].recipe
+    # It is a saving and no part of a run: with fewer budgets the others are the same runs.
+    fewer = {**ISOFLOP, "budgets": [1e12, 1e13]}
+    assert expanded(grid={"isoflop": fewer}, training={"schedule": "wsd"}).keys() < runs.keys()
+    assert not any(run.trunk for run in expanded(grid={"isoflop": isoflop}).values())
+
+
+def test_another_seed_or_batch_shares_no_trunk():
+    isoflop = {**ISOFLOP, "budgets": [1e12], "seeds": [1, 2]}
+    other = {**isoflop, "seeds": [1], "budgets": [2e12], "training": {"batch_rows": {0: 2}}}
+    runs = expanded(grid={"a": isoflop, "b": other}, training={"schedule": "wsd"})
+    assert len(runs) == 12 and not any(run.trunk for run in runs.values())
+
+
+def test_mixed_runs_have_a_share_and_a_mask_ratio():
+    isoflop = {**ISOFLOP, "objectives": ["mixed"], "training": {"clm_share": 0.2}}
+    for run_id, run in expanded(grid={"mix": isoflop}).items():
+        assert run_id.startswith("mixed-")
+        assert run.recipe["clm_share"] == 0.2 and run.recipe["mask_ratio"] == 0.15
+    assert not any("clm_share" in run.recipe for run in expanded().values())
+
+
+def test_layout_is_no_part_of_a_recipe():
+    execution = {"zero_stage": 3, "micro_rows": 2, "activation_checkpointing": "on", "devices": 4}
+    assert expanded(execution=execution).keys() == expanded().keys()
+
+
+def test_mup_is_part_of_the_shape():
+    before, after = expanded(), expanded(model={"mup_base_width": 192})
+    assert not before.keys() & after.keys()
+    assert all(r.recipe["architecture"]["mup_base_width"] == 192 for r in after.values())

@@ -141,3 +141,21 @@ def test_parsing_imports_neither_torch_nor_deepspeed(finished):
     assert done.stdout.strip() == "[]"
     source = "".join(p.read_text() for p in (finished.folder / "src").rglob("*.py"))
     assert not re.search(r"^\s*(import|from) snakemake", source, re.M)
+
+
+def test_a_budget_between_two_of_a_shared_trunk_trains_only_itself(copy):
+    """Schedule wsd: the longer run goes on from the shorter one's kept state, whatever comes later."""
+    text = (
+        "overlays: smoke.yaml\nstudy: trunk\ntraining: {schedule: wsd, warmup_steps: 5}\n"
+        "grid:\n  isoflop: {kind: isoflop, objectives: [clm], budgets: [1.0e+9, 2.0e+9], sizes: [3k]}\n"
+    )
+    copy.write_study("trunk", text)
+    copy.snakemake("grid", study="trunk")
+    logs = "".join(
+        path.read_text() for path in (copy.folder / "results/trunk/logs/train").glob("*.log")
+    )
+    assert re.search(r"clm-3k-2e9-\S+: goes on from step \d+ of clm-3k-1e9-", logs)
+    assert copy.jobs("grid", study="trunk") == {}
+    copy.write_study("trunk", text.replace("1.0e+9, 2.0e+9", "1.0e+9, 1.5e+9, 2.0e+9"))
+    new = copy.trained("grid", study="trunk")
+    assert len(new) == 1 and "-1.5e9-" in new.pop()

@@ -66,12 +66,12 @@ def choose(
 
         size    1 GPU                8 GPUs               16 GPUs              32 GPUs
         85M     1, 16 x 32, 9 GB     1, 16 x 4, 8 GB      1, 16 x 2, 8 GB      1, 16 x 1, 8 GB
-        470M    1, 16 x 32, 32 GB    1, 16 x 4, 27 GB     1, 16 x 2, 27 GB     1, 16 x 1, 27 GB
-        1.2B    1, 16 x 64, 60 GB    1, 16 x 8, 48 GB     1, 16 x 4, 47 GB     1, 16 x 2, 46 GB
-        2.8B    1, 4 x 256, 74 GB    1, 11 x 12, 73 GB    1, 11 x 6, 71 GB     1, 11 x 3, 70 GB
-        6B      needs 115 GB         1, 2 x 64, 72 GB     1, 2 x 32, 67 GB     1, 3 x 11, 71 GB
-        7B      needs 135 GB         1, 7 x 19 c, 74 GB   1, 13 x 5 c, 72 GB   1, 16 x 2 c, 71 GB
-        10B     needs 197 GB         2, 3 x 43, 73 GB     2, 4 x 16, 71 GB     2, 4 x 8, 66 GB
+        470M    1, 16 x 32, 31 GB    1, 16 x 4, 26 GB     1, 16 x 2, 26 GB     1, 16 x 1, 26 GB
+        1.2B    1, 16 x 64, 58 GB    1, 16 x 8, 45 GB     1, 16 x 4, 44 GB     1, 16 x 2, 44 GB
+        2.8B    1, 5 x 205, 72 GB    1, 12 x 11, 72 GB    1, 11 x 6, 65 GB     1, 11 x 3, 64 GB
+        6B      needs 112 GB         1, 4 x 32, 73 GB     1, 4 x 16, 68 GB     1, 5 x 7, 72 GB
+        7B      needs 132 GB         1, 2 x 64, 68 GB     1, 3 x 22, 70 GB     1, 4 x 8, 74 GB
+        10B     needs 194 GB         2, 3 x 43, 71 GB     2, 4 x 16, 69 GB     1, 6 x 6 c, 73 GB
 
     Raises PlmscaleError where nothing fits, with the bytes needed and the least number of devices
     that would hold it.

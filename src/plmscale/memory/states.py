@@ -2,13 +2,13 @@
 
 ZeRO (Rajbhandari et al. 2020, section 3) says which of these `world` devices share; what is really
 allocated is read from DeepSpeed 0.19's code under this project's settings (training/engine.py:
-fp32 gradient accumulation and communication, PyTorch's fused AdamW, default bucket sizes), and
+fp32 gradient accumulation and communication, PyTorch's fused AdamW, immediate gradient updates), and
 tests compare it with a real engine. `P` are all parameters, W is `world`, B the reduce bucket.
 
 bf16, bytes at the peak of a step:
 
     stage  class                  weights  gradients            optimizer   buckets
-    1      BF16_Optimizer         2 P      2 P bf16 + 4 P fp32  12 P / W    4 P where P <= B
+    1      BF16_Optimizer         2 P      4 P (fp32, at once)  12 P / W    4 P where P <= 5e8
     2      DeepSpeedZeroOptimizer 2 P      4 P / W              12 P / W    2 B, then 6 min(P, B)
     3      ..._Stage3             2 P / W  4 P / W              12 P / W    4 B, then 4 min(P, B)
 
@@ -29,9 +29,10 @@ from plmscale.architecture import Architecture
 Precision = Literal["bf16", "fp32"]
 Device = Literal["cuda", "cpu"]
 
-# DeepSpeed's defaults, in parameters: zero/config.py reduce_bucket_size, engine.py
-# MEMORY_OPT_ALLREDUCE_SIZE, zero/config.py max_live_parameters and sub_group_size.
-REDUCE_BUCKET = 500_000_000
+# In parameters. Ours (DeepSpeed's default, 5e8, costs up to 4 GB and reduces no faster):
+REDUCE_BUCKET = 100_000_000
+# DeepSpeed's: engine.py MEMORY_OPT_ALLREDUCE_SIZE, zero/config.py max_live_parameters, sub_group_size.
+ALLREDUCE = 500_000_000
 MAX_LIVE = 1_000_000_000
 SUB_GROUP = 1_000_000_000
 
@@ -96,11 +97,11 @@ def states(
         startup = size * (total + 2 * share) + 4 * made
         return States(*kept, 4 * made + live + passing, 4 * bucket, flushed, step, startup)
     if precision == "bf16" and zero_stage == 1:
-        kept = (2 * total, 6 * total, 12 * share)
+        kept = (2 * total, 4 * total, 12 * share)
         # Both parameter groups are copied into one reduction unless the first fills it alone;
         # by then the activations are gone.
-        reduced = 4 * total if 0 < matrices <= REDUCE_BUCKET else 0
-        return States(*kept, 4 * largest, 0, 1.0, reduced, startup)
+        reduced = 4 * total if 0 < matrices <= ALLREDUCE else 0
+        return States(*kept, 6 * largest, 0, 1.0, reduced, startup)
     if precision == "bf16":
         kept = (2 * total, 4 * share, 12 * share)
         # bf16 gradients in the bucket, then flattened, then cast for the sum in fp32.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
+from plmscale.memory.states import REDUCE_BUCKET
 from plmscale.model import Transformer, decay_groups
 from plmscale.model.parametrization import draw
 from plmscale.training.layout import Plan
@@ -59,10 +60,15 @@ def deepspeed_config(recipe: dict[str, Any], plan: Plan, precision: str) -> dict
         "train_micro_batch_size_per_gpu": plan.micro_rows,
         "gradient_accumulation_steps": plan.accumulation,
         "gradient_clipping": recipe["optimizer"]["grad_clip"],
-        "zero_optimization": {"stage": plan.zero_stage},
+        "zero_optimization": {"stage": plan.zero_stage, "reduce_bucket_size": REDUCE_BUCKET},
         "zero_allow_untested_optimizer": True,
-        # The guard looks at the gradients, without waiting for the device.
-        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        "bf16": {
+            "enabled": precision == "bf16",
+            # The guard looks at the gradients, without waiting for the device.
+            "check_grad_overflow": False,
+            # Each bf16 gradient goes into the fp32 sum as soon as it is there, and is let go.
+            "immediate_grad_update": True,
+        },
         # Both default to bf16, which would round sums over micro batches and ranks.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
