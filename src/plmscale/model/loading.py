@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
-from plmscale.files import atomic_write, read_json, sha256_file, write_json
+from plmscale.files import read_json, sha256_file, write_json
 from plmscale.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -25,9 +26,24 @@ def save_model(run_dir: str | Path, weights: dict[str, Tensor], config: dict[str
     `config` must hold `architecture`; what else it holds is for the reader's information.
     """
     run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
     plain = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in weights.items()}
-    with atomic_write(run_dir / WEIGHTS, "wb") as handle:
-        handle.write(save(plain, metadata={"format": "pt"}))
+    part = run_dir / f".{WEIGHTS}.{os.getpid()}.tmp"
+    try:
+        # Straight from the tensors: the bytes of a large model need not be in memory twice.
+        save_file(plain, part, metadata={"format": "pt"})
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        # Made private by the library; results are shared as the umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        os.replace(part, run_dir / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise PlmscaleError(
+            f"{run_dir / WEIGHTS}: cannot be written ({error}); free some space and start again"
+        ) from error
     write_json(run_dir / CONFIG, config)
     return sha256_file(run_dir / WEIGHTS)
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, sha256_file
-from plmscale.model import load_weights
 from plmscale.model.loading import CONFIG, WEIGHTS
-from plmscale.training.state import Reader, reader_of
+from plmscale.training.state import Reader
 
 
 class ParentFailed(Exception):
@@ -54,22 +56,23 @@ def parent_of(recipe: dict[str, Any], parent_dir: Path | None) -> Parent | None:
         raise PlmscaleError(
             f"{parent_dir}: the parent's architecture differs in {', '.join(changed)}"
         )
-    record = {
-        key: metrics[key]
-        for key in (
-            "run_id",
-            "fingerprint",
-            "weights_sha256",
-            "tokens",
-            "flops_6nd",
-            "flops",
-            "loss",
-        )
-    }
-    return Parent(
-        reader_of(load_weights(parent_dir)), {**record, "objective": _objective(parent_dir)}
-    )
+    keys = ("run_id", "fingerprint", "weights_sha256", "tokens", "flops_6nd", "flops", "loss")
+    record = {key: metrics[key] for key in keys}
+    record["objective"] = read_json(parent_dir / CONFIG)["objective"]
+    return Parent(_reader(weights), record)
 
 
-def _objective(parent_dir: Path) -> str:
-    return read_json(parent_dir / CONFIG)["objective"]
+def _reader(path: Path) -> Reader:
+    """Return a reader of the weights file that holds one parameter at a time."""
+    try:
+        stored = safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise PlmscaleError(f"{path}: cannot be read ({error})") from None
+
+    def read(kind: str, name: str, start: int, numel: int) -> Tensor:
+        try:
+            return stored.get_tensor(name).reshape(-1)[start : start + numel]
+        except SafetensorError as error:
+            raise PlmscaleError(f"{path}: {name}: {error}") from None
+
+    return read

@@ -52,12 +52,11 @@ def finish(run: Run, status: str, detail: str) -> None:
         run.saver.discard()
     loss = f"loss {validation.loss:.4f}" if validation is not None else "no loss"
     line = f"{recipe['run_id']}: {status} at step {run.step:,}, {loss} {detail}".rstrip()
-    if run.engine is not None and run.progress is not None:
+    if run.progress is not None:
         run.progress.say(line)
     else:
         print(line, flush=True)
-    if run.engine is not None:
-        checkpoint.barrier()
+    checkpoint.barrier()
 
 
 def peak_memory(device: str) -> int:

@@ -136,16 +136,6 @@ def adam_step(engine: Any) -> float:
     return max((float(state["step"]) for state in states), default=0.0)
 
 
-def reader_of(weights: dict[str, Tensor]) -> Reader:
-    """Return a reader of whole parameters by name."""
-
-    def read(kind: str, name: str, start: int, numel: int) -> Tensor:
-        assert kind == "weight"
-        return weights[name].reshape(-1)[start : start + numel]
-
-    return read
-
-
 def full_weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the fp32 parameters by name, on the CPU of rank 0 (elsewhere empty); a collective.
 
