@@ -31,13 +31,18 @@ def resolve_precision(asked: str, device: str) -> str:
     """Turn `auto` into bf16 where the hardware has it natively, else fp32."""
     if asked != "auto":
         return asked
-    native = torch.cuda.is_bf16_supported() if device == "cuda" else cpu_has_bf16()
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else cpu_has_bf16()
+    )
     return "bf16" if native else "fp32"
 
 
 def start_distributed(device: str) -> None:
     """Join the process group of the launcher's environment (gloo on CPU, NCCL on GPU)."""
-    os.environ.setdefault("DS_ACCELERATOR", device)
+    # Not a default: a launcher that took this for a machine without GPUs has said `cpu`.
+    os.environ["DS_ACCELERATOR"] = device
     import deepspeed
 
     # Its shared-memory collectives would be compiled at first use, for a minute.
@@ -73,6 +78,8 @@ def deepspeed_config(recipe: dict[str, Any], plan: Plan, precision: str) -> dict
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "steps_per_print": 10**9,
+        # It waits for the device before and after every micro batch.
+        "timers": {"throughput": {"enabled": False}},
         "wall_clock_breakdown": False,
     }
 

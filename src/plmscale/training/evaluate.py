@@ -151,12 +151,18 @@ class Validator:
                 part = slice(begin, min(rows, begin + self._micro))
                 # A rank without rows of its own looks at the first ones and counts nothing.
                 seen = part if begin < rows else slice(0, min(rows, self._micro))
-                inputs = all_inputs[seen].to(self._device, torch.int64)
-                targets = all_targets[seen].to(self._device)
+                inputs = self._whole(all_inputs[seen]).to(self._device, torch.int64)
+                targets = self._whole(all_targets[seen]).to(self._device)
                 values = row_losses(model, self._packing, name == "clm", inputs, targets)
                 if begin < rows:
-                    sums[part] = values.double()
+                    sums[part] = values[: part.stop - part.start].double()
         model.train()
         if world > 1:
             torch.distributed.all_reduce(sums)
         return sums
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """On a GPU fill up a last, partial batch with its own first row: a new shape would be
+        compiled anew, for longer than validation takes."""
+        missing = self._micro - len(rows) if self._device == "cuda" else 0
+        return torch.cat([rows, rows[:1].expand(missing, -1)]) if missing > 0 else rows

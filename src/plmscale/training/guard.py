@@ -75,11 +75,12 @@ class Guard:
 
 
 def _without_host_syncs() -> None:
-    """Replace two helpers of DeepSpeed that fetch a number from the device at each step.
+    """Replace three helpers of DeepSpeed that fetch a number from the device at each step.
 
-    One asks whether the norm is finite, which the guard does on the device; the other whether to clip.
+    One asks whether the norm is finite, which the guard does on the device; one whether to clip; one
+    writes -1 for a norm that is not finite, from a number that it first sends to the device.
     """
-    from deepspeed.runtime import bf16_optimizer
+    from deepspeed.runtime import bf16_optimizer, utils
     from deepspeed.runtime.zero import stage3, stage_1_and_2
 
     def never(_norm: Any) -> bool:
@@ -87,7 +88,14 @@ def _without_host_syncs() -> None:
 
     for module in (bf16_optimizer, stage_1_and_2, stage3):
         module.is_invalid_grad_norm = never
+    for module in (utils, stage_1_and_2):
+        module.mask_nan_or_inf_with_val_inplace = _mark
     bf16_optimizer.clip_tensors_by_global_norm = _clip
+
+
+def _mark(input: Tensor, device: Any = None, val: float = -1.0) -> None:
+    """Write `val` where a norm is not finite."""
+    input.masked_fill_(~torch.isfinite(input), val)
 
 
 def _clip(

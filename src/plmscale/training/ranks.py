@@ -98,6 +98,8 @@ def _launch_here(options: Options) -> int:
 
     if torch.cuda.is_available():
         method = "spawn"
+        if options.devices > (there := torch.cuda.device_count()):
+            raise PlmscaleError(f"--devices {options.devices}: this machine has {there} GPU(s)")
     else:
         method = "fork"
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -155,7 +157,11 @@ def rank_main(options: Options) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        # Where the launcher shows each rank one GPU alone, that one is number 0 to it. DeepSpeed
+        # takes LOCAL_RANK for the number.
+        local = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        os.environ["LOCAL_RANK"] = str(local)
+        torch.cuda.set_device(local)
     code = 0
     try:
         with owned(options.checkpoint_dir) if rank == 0 else nullcontext() as owner:

@@ -36,6 +36,9 @@ _CLOCKS = ("train_seconds", "valid_seconds", "wall_seconds")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Compiling the blocks costs about a minute: not for runs that train for a few.
 _COMPILE_FROM_FLOPS = 1e17
+_VOTE_SECONDS = 5.0
+# Share of the time that saving may keep training waiting.
+_STALL_SHARE = 0.05
 
 
 def train(options: Options, rank: int, world: int, owner: Owner | None = None) -> None:
@@ -126,7 +129,10 @@ class Run:
         self.validator = Validator(
             recipe, validation_samples(options.corpus, recipe), self.device, self.plan.micro_rows
         )
-        long = self.device == "cuda" and recipe["flops_6nd"] >= _COMPILE_FROM_FLOPS
+        # Stage 3 gathers weights in hooks of each layer, at which the compiler leaves its graph:
+        # nothing would be fused. Attention is compiled all the same.
+        long = recipe["flops_6nd"] >= _COMPILE_FROM_FLOPS and self.plan.zero_stage < 3
+        long = long and self.device == "cuda"
         self.compiled = {"auto": long, "on": True, "off": False}[options.compile]
         self.engine = engines.build(
             recipe, self.plan, self.precision, self.device, weights, self.compiled
@@ -189,6 +195,7 @@ class Run:
         self.startup_seconds = time.time() - self.options.started
         mark = saved = time.monotonic()
         self._logged_at, self._logged_step = mark, self.step
+        self._voted_at, self._voted_step, self._vote_every = mark, self.step, 1
         while self.step < steps:
             self.step += 1
             step = self.step
@@ -211,7 +218,7 @@ class Run:
                     self.curve.add(step, "valid", loss)
                 if not math.isfinite(loss):
                     return "diverged", f"validation loss is not finite at step {step}"
-            due = time.monotonic() - saved >= self.options.checkpoint_seconds
+            due = time.monotonic() - saved >= self._checkpoint_every()
             stop, due = self._agree(self.stopping, due and not self.saver.busy, logged)
             if (stop or due or keep) and step < steps:
                 mark = self._tick("train_seconds", mark)
@@ -235,22 +242,25 @@ class Run:
         inputs, targets = examples(self.recipe, rows, numbers, self.recipe["data_seed"])
         causal = causal_rows(self.recipe, numbers)
         made = (torch.from_numpy(inputs), torch.from_numpy(targets))
+        if isinstance(causal, np.ndarray):
+            causal = torch.from_numpy(causal)
         if self.device == "cuda":
             # Only from pinned memory does a copy run beside the computation.
-            made = (made[0].pin_memory(), made[1].pin_memory())
-        return *made, torch.from_numpy(causal) if isinstance(causal, np.ndarray) else causal
+            made = tuple(part.pin_memory() for part in made)
+            causal = causal.pin_memory() if isinstance(causal, Tensor) else causal
+        return *made, causal
 
     def train_step(self, step: int) -> None:
         """One optimizer step: the mean over the whole batch's predicted tokens, then AdamW."""
         recipe, plan, engine = self.recipe, self.plan, self.engine
         inputs, targets, causal = self.feed.at(step)
-        predicted = (targets != IGNORED).sum().double().to(self.device, non_blocking=True)
+        tokens = inputs.to(self.device, non_blocking=True).long()
+        goals = targets.to(self.device, non_blocking=True)
+        predicted = (goals != IGNORED).sum().double()
         if self.world > 1:
             torch.distributed.all_reduce(predicted)
         # DeepSpeed divides by the micro batches and averages over the ranks.
         scale = (plan.accumulation * self.world / predicted.clamp(min=1)).float()
-        tokens = inputs.to(self.device, non_blocking=True).long()
-        goals = targets.to(self.device, non_blocking=True)
         if isinstance(causal, Tensor):
             causal = causal.to(self.device, non_blocking=True)
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -321,15 +331,31 @@ class Run:
         return now
 
     def _agree(self, stop: int, due: bool, logged: bool) -> tuple[int, bool]:
-        """Let all ranks stop or save at the same step; on GPUs only where a sync is due anyway."""
+        """Let all ranks stop or save at the same step.
+
+        On GPUs, where it waits for the device, only every few seconds: a job about to be ended gets
+        little more than that.
+        """
         if self.world == 1:
             return stop, due
-        if self.device == "cuda" and not logged:
+        since = self.step - self._voted_step
+        if self.device == "cuda" and not logged and since < self._vote_every:
             return 0, False
-        votes = torch.tensor([stop, int(due)], device=self.device)
+        pace = round(1000 * (time.monotonic() - self._voted_at) / max(1, since))
+        votes = torch.tensor([stop, int(due), pace], device=self.device)
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        stops, dues = votes.tolist()
+        stops, dues, pace = votes.tolist()
+        # The slowest rank's pace, so that all of them vote again at the same step.
+        self._voted_at, self._voted_step = time.monotonic(), self.step
+        self._vote_every = max(1, round(1000 * _VOTE_SECONDS / max(1, pace)))
         return stops, dues > 0
+
+    def _checkpoint_every(self) -> float:
+        """Seconds between checkpoints: as asked; where each stops training for over a second,
+        then so seldom that it stands still for 5 % of the time at most."""
+        report = self.saver.report
+        stall = report.blocked / max(1, report.count + report.failed)
+        return max(self.options.checkpoint_seconds, stall / _STALL_SHARE if stall > 1 else 0.0)
 
     def _save(self) -> None:
         if self.saved_step == self.step:
