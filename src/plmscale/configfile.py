@@ -18,7 +18,8 @@ _HEAD = """\
 # plmscale: a study with every key. config.yaml is the default one, a demo that trains on this
 # machine's processor in minutes. Another study is a file under studies/ that says what it
 # `overlays` and states what it changes; `plmscale runs STUDY.yaml` prints the grid that results.
-# Comments here come from src/plmscale/settings.py: change values freely, then `make config` rewrites
+# Comments here come from the types in src/plmscale (settings.py, training_settings.py, experiments.py,
+# corpus/): change values freely, then `make config` rewrites
 # the comments and rules/schemas/study.schema.json.
 """
 

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
-from plmscale.corpus.mixing import recipe_mix
 from plmscale.errors import PlmscaleError, suggest
+from plmscale.experiments import (
+    Experiment,
+    IsoflopExperiment,
+    RepetitionExperiment,
+    RunsExperiment,
+    TransferExperiment,
+)
 from plmscale.files import fingerprint
-from plmscale.schedule import trunk_of
-from plmscale.settings import IsoflopExperiment, RepetitionExperiment, Study, TrainingConfig
+from plmscale.recipes import (
+    RECIPE_SCHEMA,
+    Builder,
+    Shared,
+    interpolate_lr,
+    number,
+    si,
+    step_value,
+)
+from plmscale.schedule import decay_start, trunk_of
+from plmscale.selection import matching, parse_select
+from plmscale.settings import Study
 
-# Raise when the training code changes what a recipe yields: every run then is a new run.
-RECIPE_SCHEMA = 2
-_LABELS = ("run_id", "study", "experiment", "fingerprint")
+__all__ = [
+    "RECIPE_SCHEMA", "Run", "chosen_runs", "expand", "interpolate_lr", "number", "parse_select",
+    "select", "si", "step_value",
+]  # fmt: skip
+
+Recipe = dict[str, Any]
 
 
 @dataclass
 class Run:
     """One model to train. `experiments` are all that ask for it."""
 
-    recipe: dict[str, Any]
+    recipe: Recipe
     experiments: list[str] = field(default_factory=list)
     # The next shorter run with the same beginning (schedule wsd): a saving, not part of the recipe.
     trunk: str | None = None
@@ -44,14 +62,18 @@ class Run:
             "experiment": ",".join(self.experiments),
             "objective": r["objective"],
             "architecture": r["architecture"]["name"],
+            "n_layers": r["architecture"]["n_layers"],
+            "d_model": r["architecture"]["d_model"],
             "n_params": r["n_params"],
             "budget": r["budget"],
             "tokens": r["tokens"],
             "steps": r["steps"],
             "batch_rows": r["batch_rows"],
             "lr": r["optimizer"]["lr"],
+            "schedule": r["schedule"]["name"],
             "corpus": r["corpus"]["name"],
             "mask_ratio": r["mask_ratio"],
+            "clm_share": r.get("clm_share"),
             "parent": self.parent or "",
             "seed": r["seed"],
             "flops_6nd": r["flops_6nd"],
@@ -62,264 +84,142 @@ class Run:
 def expand(study: Study) -> list[Run]:
     """Return every run of the study once, parents before children.
 
+    A name follows from what its experiment asks for alone, so that adding another changes none.
     Raises PlmscaleError when a run cannot make a single step of its budget.
     """
     runs: dict[str, Run] = {}
-
-    def add(recipe: dict[str, Any], experiment: str) -> dict[str, Any]:
-        run = runs.setdefault(recipe["run_id"], Run(recipe))
-        if run.recipe["fingerprint"] != recipe["fingerprint"]:
-            raise PlmscaleError(
-                f"{recipe['run_id']}: two different recipes share this name; "
-                "change a seed or a size's name to tell them apart"
-            )
-        if experiment not in run.experiments:
-            run.experiments.append(experiment)
-            run.recipe["experiment"] = ",".join(sorted(run.experiments))
-        return run.recipe
-
+    shared = Shared(study)
     for name, experiment in study.grid.items():
-        training = study.training_of(experiment)
-        seeds = experiment.seeds or [training.seed]
-        for objective in experiment.objectives:
-            for seed in seeds:
-                build = _Builder(study, training, name, objective, seed)
-                for recipe in _recipes(build, experiment):
-                    add(recipe, name)
+        for recipe in _recipes(shared, name, experiment):
+            run = runs.setdefault(recipe["run_id"], Run(recipe))
+            if run.recipe["fingerprint"] != recipe["fingerprint"]:
+                raise PlmscaleError(
+                    f"{recipe['run_id']}: two different recipes share this name; "
+                    "change a seed or a size's name to tell them apart"
+                )
+            if name not in run.experiments:
+                run.experiments.append(name)
+                run.recipe["experiment"] = ",".join(sorted(run.experiments))
     _share_trunks(runs)
     return list(runs.values())
 
 
 def _share_trunks(runs: dict[str, Run]) -> None:
-    """Let each `wsd` run go on from the longest shorter one that has the same beginning."""
+    """Let each `wsd` run go on from the one of equal beginning that leaves it latest before itself."""
     families: dict[str, list[Run]] = {}
     for run in runs.values():
         if run.recipe["schedule"]["name"] == "wsd":
             families.setdefault(fingerprint(trunk_of(run.recipe)), []).append(run)
     for members in families.values():
-        members.sort(key=lambda run: (run.recipe["steps"], run.run_id))
-        for shorter, longer in pairwise(members):
-            longer.trunk = shorter.run_id
+        # By where they leave the trunk, not by length: with another share of decay a run of equal
+        # length leaves it later, and what it keeps is of no use to the other.
+        members.sort(key=lambda run: (_leaves_trunk(run), run.recipe["steps"], run.run_id))
+        for before, after in pairwise(members):
+            if _leaves_trunk(before):
+                after.trunk = before.run_id
 
 
-def _recipes(build: _Builder, experiment: Any) -> Iterable[dict[str, Any]]:
-    if isinstance(experiment, IsoflopExperiment):
-        for budget in experiment.budgets:
-            for size in experiment.sizes_by_budget.get(budget, experiment.sizes):
-                yield build(size, experiment.corpus, budget=budget)
-    elif isinstance(experiment, RepetitionExperiment):
-        for corpus in experiment.corpora:
-            for size in experiment.sizes:
-                yield build(size, corpus, tokens=experiment.tokens)
-    else:
-        other = build.for_objective("mlm" if build.objective == "clm" else "clm")
-        for budget in experiment.budgets:
-            for size in experiment.sizes:
-                share = experiment.share
-                parent = other(size, experiment.corpus, budget=budget * share)
-                yield parent
-                # What rounding to whole steps gave or took from the parent, the child evens out.
-                rest = budget - parent["flops_6nd"]
-                yield build(size, experiment.corpus, budget=rest, label=budget, parent=parent)
-                yield build(size, experiment.corpus, budget=budget)
+def _leaves_trunk(run: Run) -> int:
+    return decay_start(run.recipe["steps"], run.recipe["schedule"])
 
 
-@dataclass
-class _Builder:
-    study: Study
-    training: TrainingConfig
-    experiment: str
-    objective: str
-    seed: int
-
-    def for_objective(self, objective: str) -> _Builder:
-        return _Builder(self.study, self.training, self.experiment, objective, self.seed)
-
-    def __call__(
-        self,
-        size: str,
-        corpus: str,
-        *,
-        budget: float | None = None,
-        tokens: float | None = None,
-        label: float | None = None,
-        parent: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        study, training = self.study, self.training
-        shape = study.architecture(size)
-        n = shape.n_params
-        context = study.model.context
-        rows = step_value(training.batch_rows, n)
-        wanted = tokens if tokens is not None else budget / (6 * n)
-        while rows > 1 and wanted < training.min_steps * rows * context:
-            rows = (rows + 1) // 2
-        steps = round(wanted / (rows * context))
-        if steps < 1:
-            least = 6 * n * rows * context
-            raise PlmscaleError(
-                f"grid.{self.experiment}: {size} ({n:,} parameters) cannot make one step of "
-                f"{rows} x {context} tokens within {_asked(budget, tokens)}; it needs at least "
-                f"{least:.3g} FLOPs: raise the budget, or lower training.batch_rows, or drop the size"
-            )
-        seen = steps * rows * context
-        mixes = study.corpus.mixes
-        recipe: dict[str, Any] = {
-            "schema": RECIPE_SCHEMA,
-            "objective": self.objective,
-            "architecture": {k: v for k, v in shape.to_dict().items() if k != "name"},
-            "n_params": n,
-            "corpus": {
-                "key": study.corpus.key(),
-                **recipe_mix(mixes[corpus], mixes["mix"], study.corpus.trained),
-            },
-            "context": context,
-            "packing": study.model.packing,
-            "mask_ratio": None if self.objective == "clm" else training.mask_ratio,
-            **({"clm_share": training.clm_share} if self.objective == "mixed" else {}),
-            "batch_rows": rows,
-            "steps": steps,
-            "tokens": seen,
-            "budget": budget,
-            "flops_6nd": float(6 * n * seen),
-            "flops": shape.flops_per_token(context) * seen,
-            "optimizer": {
-                "name": "adamw",
-                "lr": interpolate_lr(training.lr, n),
-                "betas": list(training.betas),
-                "eps": training.eps,
-                "weight_decay": training.weight_decay,
-                "grad_clip": training.grad_clip,
-                "nonfinite_limit": training.nonfinite_limit,
-                "spike_factor": training.spike_factor,
-            },
-            "schedule": _schedule(training, after_parent=parent is not None),
-            "precision": training.precision,
-            "seed": self.seed,
-            "data_seed": training.data_seed,
-            "validation": study.validation.model_dump(),
-            "parent": parent and {"run_id": parent["run_id"], "fingerprint": parent["fingerprint"]},
-        }
-        digest = fingerprint({k: v for k, v in recipe.items() if k != "budget"})
-        recipe["architecture"]["name"] = size
-        recipe["corpus"]["name"] = corpus
-        shown = label or budget
-        amount = number(shown) if shown is not None else f"{si(seen)}tok"
-        after = f"-after-{parent['objective']}" if parent else ""
-        recipe["run_id"] = f"{self.objective}{after}-{size}-{amount}-{corpus}-{digest[:6]}"
-        recipe["fingerprint"] = digest
-        recipe["study"] = study.study
-        recipe["experiment"] = self.experiment
-        return recipe
+def _recipes(shared: Shared, name: str, experiment: Experiment) -> Iterator[Recipe]:
+    """Yield the recipes of one experiment, a parent right before its children."""
+    training = shared.study.training_of(experiment)
+    seeds = experiment.seeds or [training.seed]
+    for objective in experiment.all_objectives():
+        for seed, sweep in product(seeds, _sweeps(experiment, objective)):
+            own = training.model_copy(update=sweep) if sweep else training
+            build = Builder(shared, own, name, objective, seed)
+            if isinstance(experiment, IsoflopExperiment):
+                yield from _isoflop(build, experiment)
+            elif isinstance(experiment, RunsExperiment):
+                yield from _listed(build, experiment)
+            elif isinstance(experiment, RepetitionExperiment):
+                yield from _repetition(build, experiment)
+            elif isinstance(experiment, TransferExperiment):
+                yield from _transfer(build, experiment)
 
 
-def _schedule(training: TrainingConfig, after_parent: bool) -> dict[str, Any]:
-    if training.schedule == "wsd":
-        return {
-            "name": "wsd",
-            "warmup_steps": training.warmup_steps,
-            "decay_fraction": training.decay_fraction,
-            "decay": training.decay,
-            "final_fraction": training.final_fraction,
-        }
-    return {
-        "name": "cosine",
-        "warmup_fraction": training.transfer_warmup_fraction
-        if after_parent
-        else training.warmup_fraction,
-        "final_fraction": training.final_fraction,
+def _sweeps(experiment: Experiment, objective: str) -> list[dict[str, float]]:
+    """Return the settings of `training` that an experiment's lists put in turn."""
+    # A CLM run has no masks, but the MLM run that a transfer begins with has.
+    masks = objective != "clm" or isinstance(experiment, TransferExperiment)
+    lists = {
+        "mask_ratio": experiment.mask_ratios if masks else [],
+        "clm_share": experiment.clm_shares if objective == "mixed" else [],
     }
+    lists = {key: values for key, values in lists.items() if values}
+    return [dict(zip(lists, values)) for values in product(*lists.values())]
 
 
-def _asked(budget: float | None, tokens: float | None) -> str:
-    return f"a budget of {number(budget)} FLOPs" if budget is not None else f"{tokens:,.0f} tokens"
+def _isoflop(build: Builder, experiment: IsoflopExperiment) -> Iterator[Recipe]:
+    for budget in experiment.budgets:
+        for size in experiment.sizes_at(budget):
+            yield build(size, experiment.corpus, budget=budget)
 
 
-def number(value: float) -> str:
-    """Return a short name for a budget: 3e11, 1.5e+12 -> 1.5e12."""
-    mantissa, exponent = f"{value:.3e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+def _listed(build: Builder, experiment: RunsExperiment) -> Iterator[Recipe]:
+    for place, entry in enumerate(experiment.runs):
+        if build.objective not in (entry.objectives or experiment.objectives):
+            continue
+        corpus = entry.corpus or experiment.corpus
+        where = f"grid.{build.experiment}.runs.{place}"
+        for size in entry.sizes:
+            for budget in entry.budgets:
+                yield build(size, corpus, budget=budget)
+            for tokens in [*entry.tokens, *_passes(build, corpus, entry.epochs, where)]:
+                yield build(size, corpus, tokens=tokens)
 
 
-def si(value: float) -> str:
-    """Return a count with a unit prefix: 1228800 -> 1.2M."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+def _repetition(build: Builder, experiment: RepetitionExperiment) -> Iterator[Recipe]:
+    first = experiment.corpora[0]
+    given = [] if experiment.tokens is None else [experiment.tokens]
+    passes = _passes(build, first, experiment.epochs, f"grid.{build.experiment}")
+    for tokens in [*given, *passes]:
+        for corpus, size in product(experiment.corpora, experiment.sizes):
+            yield build(size, corpus, tokens=tokens)
 
 
-def step_value(table: Mapping[float, int], n: float) -> int:
-    """Return the entry of `table` with the largest key not above `n`."""
-    return table[max(key for key in table if key <= n)]
+def _passes(build: Builder, mix: str, epochs: Iterable[float], where: str) -> list[float]:
+    return [count * build.shared.epoch_tokens(mix, where) for count in epochs]
 
 
-def interpolate_lr(table: Mapping[float, float], n: float) -> float:
-    """Return the peak learning rate at size `n`: linear in log-log, constant beyond the ends.
+def _transfer(build: Builder, experiment: TransferExperiment) -> Iterator[Recipe]:
+    other = build.for_objective("mlm" if build.objective == "clm" else "clm")
+    corpus = experiment.corpus
 
-    Rounded to four digits, so that a recipe does not depend on the last bit of a logarithm.
-    """
-    points = sorted(table.items())
-    if n <= points[0][0]:
-        return points[0][1]
-    for (n0, lr0), (n1, lr1) in pairwise(points):
-        if n <= n1:
-            t = math.log(n / n0) / math.log(n1 / n0)
-            return float(f"{math.exp(math.log(lr0) * (1 - t) + math.log(lr1) * t):.4g}")
-    return points[-1][1]
+    def twins(total: float, alone: float, size: str) -> Iterator[Recipe]:
+        for twin in experiment.twins:
+            yield build(size, corpus, budget=total if twin == "total" else alone)
 
-
-def parse_select(text: str) -> dict[str, list[str]]:
-    """Parse `key:value,key:value` (also `=`); a key given twice means either value.
-
-    Raises PlmscaleError for a part without a colon.
-    """
-    chosen: dict[str, list[str]] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        key, sign, value = part.replace("=", ":", 1).partition(":")
-        if not sign or not key.strip() or not value.strip():
-            raise PlmscaleError(f"select: {part!r} is not KEY:VALUE (for example objective:mlm)")
-        chosen.setdefault(key.strip(), []).append(value.strip())
-    return chosen
+    for budget in experiment.budgets:
+        for size, share in product(
+            experiment.sizes_at(budget), experiment.shares or [experiment.share]
+        ):
+            parent = other(size, corpus, budget=budget * share)
+            yield parent
+            # What rounding to whole steps gave or took from the parent, the child evens out.
+            rest = budget - parent["flops_6nd"]
+            note = f"-p{100 * share:.4g}" if experiment.shares else ""
+            yield build(size, corpus, budget=rest, label=budget, note=note, parent=parent)
+            yield from twins(budget, rest, size)
+    for pair in experiment.pairs:
+        parent = other(pair.size, corpus, budget=pair.parent_budget)
+        yield parent
+        note = f"-p{number(pair.parent_budget)}"
+        yield build(pair.size, corpus, budget=pair.budget, note=note, parent=parent)
+        yield from twins(pair.parent_budget + pair.budget, pair.budget, pair.size)
 
 
 def select(runs: list[Run], chosen: Mapping[str, Any]) -> list[Run]:
-    """Return the runs whose columns have one of the values asked for, in grid order.
+    """Return the runs that fit (plmscale.selection.matching), in grid order.
 
     Raises PlmscaleError for an unknown column or a value no run has, with suggestions.
     """
-    for key, values in chosen.items():
-        columns = list(runs[0].row())
-        if key not in columns:
-            raise PlmscaleError(f"select: runs have no column {key!r}{suggest(key, columns)}")
-        values = values if isinstance(values, list) else [values]
-        present = {v for run in runs for v in _values(run.row()[key], key)}
-        for value in values:
-            if not any(_same(value, other) for other in present):
-                hint = suggest(value, sorted(map(str, present)))
-                raise PlmscaleError(f"select: no run has {key} {value!r}{hint}")
-        runs = [
-            run
-            for run in runs
-            if any(_same(v, own) for v in values for own in _values(run.row()[key], key))
-        ]
-        if not runs:
-            raise PlmscaleError(f"select: no run fits all of {dict(chosen)}")
-    return runs
-
-
-def _values(value: Any, key: str) -> list[Any]:
-    return str(value).split(",") if key == "experiment" else [value]
-
-
-def _same(asked: Any, own: Any) -> bool:
-    if own is None:
-        return str(asked).lower() in ("none", "null", "")
-    if isinstance(own, int | float):
-        try:
-            return math.isclose(float(asked), own, rel_tol=1e-9)
-        except ValueError:
-            return False
-    return str(asked) == str(own)
+    if not chosen:
+        return runs
+    return [runs[i] for i in matching([run.row() for run in runs], chosen)]
 
 
 def chosen_runs(study: Study, subset: str = "", selection: str = "") -> list[Run]:
@@ -331,6 +231,8 @@ def chosen_runs(study: Study, subset: str = "", selection: str = "") -> list[Run
     if subset:
         if subset not in study.subsets:
             known = ", ".join(study.subsets) or "none are defined"
-            raise PlmscaleError(f"subset: {subset!r} is unknown; subsets: {known}")
+            hint = suggest(subset, study.subsets) if study.subsets else ""
+            hint = hint if hint.startswith("; did") else ""
+            raise PlmscaleError(f"subset: {subset!r} is unknown{hint}; subsets: {known}")
         runs = select(runs, study.subsets[subset])
     return select(runs, parse_select(selection))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from plmscale.corpus.settling import settle
 from plmscale.errors import PlmscaleError, suggest
+from plmscale.experiments import KINDS
 from plmscale.settings import Study
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -103,14 +104,18 @@ def settled(study: Study, project: str | Path) -> Study:
 
 
 def _explain(error: Any) -> str:
-    tags = {"isoflop", "repetition", "transfer"}
     parts = [str(p) for p in error["loc"]]
     # pydantic inserts the union's tag after grid.<name>; a reader knows no such key.
-    if len(parts) > 2 and parts[0] == "grid" and parts[2] in tags:
+    if len(parts) > 2 and parts[0] == "grid" and parts[2] in KINDS:
         del parts[2]
     where = ".".join(parts)
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key{suggest(parts[-1], _keys_beside(error['loc']))}"
+    if error["type"] == "union_tag_invalid":
+        kind = error["ctx"]["tag"]
+        return f"{where}.kind: {kind!r} is unknown{suggest(kind, KINDS)}"
+    if error["type"] == "union_tag_not_found":
+        return f"{where}.kind: this key is required; allowed: {', '.join(KINDS)}"
     if error["type"] == "missing":
         return f"{where}: this key is required"
     message = error["msg"].removeprefix("Value error, ")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from plmscale import grid, settings, study
+from plmscale import grid, schedule, settings, study
 from plmscale.architecture import PAPER_SIZES, Architecture
 from plmscale.errors import PlmscaleError
 
@@ -209,3 +209,17 @@ def test_mup_is_part_of_the_shape():
     before, after = expanded(), expanded(model={"mup_base_width": 192})
     assert not before.keys() & after.keys()
     assert all(r.recipe["architecture"]["mup_base_width"] == 192 for r in after.values())
+
+
+def test_a_trunk_is_left_no_later_than_the_run_that_takes_it():
+    """Two shares of decay on one trunk: what the shorter decay keeps is too late for the longer."""
+    isoflop = {**ISOFLOP, "objectives": ["clm"], "sizes": ["3M"], "budgets": [1e12, 2e12, 4e12]}
+    fast = {**isoflop, "training": {"decay_fraction": 0.1}}
+    runs = expanded(grid={"slow": isoflop, "fast": fast}, training={"schedule": "wsd"})
+    assert len(runs) == 6
+
+    def leaves(run):
+        return schedule.decay_start(run.recipe["steps"], run.recipe["schedule"])
+
+    order = sorted(runs.values(), key=leaves)
+    assert [run.trunk for run in order] == [None, *(run.run_id for run in order[:-1])]

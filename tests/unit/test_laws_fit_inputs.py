@@ -123,6 +123,15 @@ def test_mixed_objectives_get_laws_of_their_own(fit):
     assert code == 0 and exponent(laws, "clm") == pytest.approx(exponent(laws, "mlm"))
 
 
+def test_runs_trained_on_both_objectives_at_once_are_of_no_law(fit):
+    code, laws, said, _ = fit(pd.concat([table(), table("mixed", sizes=2)]))
+    assert code == 0 and list(laws["laws"]) == ["clm"]
+    assert exponent(laws) == pytest.approx(exponent(fit(table())[1]))
+    assert {row["objective"] for row in laws["excluded"]} == {"mixed"}
+    assert len(laws["excluded"]) == 6
+    refused(fit(table("mixed")), "no run of a single objective")
+
+
 @pytest.mark.parametrize(
     ("unit", "to_unit"),
     [("bits", lambda nats: nats / np.log(2)), ("perplexity", np.exp)],

@@ -131,6 +131,7 @@ def _count_reasons(excluded: list[dict[str, str]]) -> list[str]:
     kinds = {
         "status": "status not done", "starts": "start from other weights",
         "corpus": "another corpus", "mask": "another mask ratio",
+        "trained": "trained on both objectives",
     }  # fmt: skip
     counts = pd.Series([kinds[row["why"].split()[0]] for row in excluded]).value_counts()
     return [f"{count} {kind}" for kind, count in sorted(counts.items())]
