@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from plmscale import runs_cli
     from plmscale.corpus import cli as corpus_cli
     from plmscale.export import cli as export_cli
     from plmscale.inference import cli as inference_cli
@@ -38,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     from plmscale.laws import robust_cli
     from plmscale.paper import cli as paper_cli
     from plmscale.paper import points, reproduce_cli
+    from plmscale.planning import command as plan_options
+    from plmscale.status import options as status_options
 
     parser = argparse.ArgumentParser(
         prog="plmscale",
@@ -47,17 +50,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     runs = _study_command(commands, "runs", "the grid of a study, expanded", _runs)
-    runs.add_argument("--recipes", action="store_true", help="with --json: whole recipes")
+    runs_cli.add_options(runs)
     plan = _study_command(
         commands, "plan", "runs, FLOPs, hours and storage, before anything starts", _plan
     )
-    plan.add_argument("--gpu", metavar="NAME", help="how runs lie on these GPUs, and their hours")
-    plan.add_argument("--gpus", type=int, metavar="N", help="all there are; default: one run's")
-    plan.add_argument(
-        "--mfu", type=float, help="share of the GPU's peak that training reaches; default 0.4"
+    plan_options.add_options(plan)
+    status_options.add_options(
+        _study_command(
+            commands, "status", "done, running, queued, failed, waiting; time left", _status
+        )
     )
-    plan.add_argument("--runs", action="store_true", help="with --gpu: a line a run, not a size")
-    _study_command(commands, "status", "done, running, failed, waiting", _status)
     show = commands.add_parser("sizes", help="the architectures of the paper, with exact N")
     show.add_argument("--json", action="store_true")
     show.set_defaults(run=_sizes)
@@ -81,9 +83,10 @@ def _study_command(commands: Any, name: str, text: str, run: Any) -> argparse.Ar
     command.add_argument("study", type=Path, metavar="STUDY.yaml")
     command.add_argument(
         "--select", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="only runs with this value; one key twice means either",
+        help="only runs with this value; one key twice means either; also KEY=LOW..HIGH, 'KEY>X', "
+        "'KEY=1*', 'KEY!=VALUE'",
     )  # fmt: skip
-    command.add_argument("--subset", default="", help="a named subset of the study")
+    command.add_argument("--subset", default="", metavar="NAME", help="a named subset of the study")
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=run)
     return command
@@ -106,55 +109,22 @@ def _print_json(value: Any) -> None:
 
 
 def _runs(args: argparse.Namespace) -> None:
+    from plmscale import grid, runs_cli
+
     study, runs = _chosen(args)
-    if args.json:
-        _print_json([run.recipe if args.recipes else run.row() for run in runs])
-        return
-    shown = [
-        "run_id",
-        "experiment",
-        "objective",
-        "n_params",
-        "budget",
-        "tokens",
-        "steps",
-        "lr",
-        "seed",
-        "parent",
-    ]
-    print(table([run.row() for run in runs], shown))
-    total = sum(run.recipe["flops_6nd"] for run in runs)
-    print(f"\n{study.study}: {len(runs)} runs, {total:.3g} FLOPs (6 N D)")
+    runs_cli.show(args, study, runs, grid.expand(study))
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from plmscale import plan
+    from plmscale.planning import command
 
-    study, runs = _chosen(args)
-    if args.gpu is None and (args.gpus is not None or args.mfu is not None or args.runs):
-        raise PlmscaleError("plan: --gpus, --mfu and --runs need --gpu NAME")
-    summary = plan.summarise(study, runs)
-    if args.gpu is not None:
-        gpus = study.execution.devices if args.gpus is None else args.gpus
-        summary |= plan.layouts(study, runs, args.gpu, gpus, args.mfu, args.runs)
-    if args.json:
-        _print_json(summary)
-        return
-    print(plan.text(summary))
-    if args.gpu is not None:
-        print("\n" + plan.layout_text(summary))
+    command.run(args, *_chosen(args))
 
 
-def _status(args: argparse.Namespace) -> None:
-    from plmscale import plan
+def _status(args: argparse.Namespace) -> int:
+    from plmscale.status import command
 
-    study, runs = _chosen(args)
-    rows = plan.status(study, runs)
-    if args.json:
-        _print_json(rows)
-        return
-    print(table(rows, ["run_id", "status", "step", "steps", "loss"]))
-    print("\n" + plan.status_line(rows))
+    return command.run(args, *_chosen(args))
 
 
 def _sizes(args: argparse.Namespace) -> None:

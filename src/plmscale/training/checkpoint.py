@@ -176,6 +176,7 @@ class Saver:
     def discard(self) -> None:
         """Remove what only an unfinished run needs; logs, recipe, lock and trunk stay."""
         (self.directory / LATEST).unlink(missing_ok=True)
+        (self.directory / "progress.json").unlink(missing_ok=True)
         for old in self.directory.glob("*step-*"):
             self._let_go(old)
 

@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Environment variable, set by a pack: how many runs share a device.
+AT_ONCE = "PLMSCALE_AT_ONCE"
+
 
 @dataclass(frozen=True)
 class Options:

@@ -27,7 +27,7 @@ from typing import Any
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
 from plmscale.training.launch import finished
-from plmscale.training.options import Options
+from plmscale.training.options import AT_ONCE, Options
 
 _PATHS = ("recipe", "corpus", "run_dir", "checkpoint_dir", "parent_dir", "trunk_dir")
 
@@ -133,13 +133,19 @@ class Pack:
             if self._on_gpu:
                 # A process that is to use a GPU cannot be a fork of one that has looked for it.
                 arguments = [sys.executable, "-m", "plmscale.training.launch", *_words(options)]
-                return subprocess.Popen(arguments, stdout=log, stderr=log).pid
+                environment = {**os.environ, AT_ONCE: self._sharers()}
+                return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment).pid
             pid = os.fork()
             if pid == 0:
+                os.environ[AT_ONCE] = self._sharers()
                 _become_run(options, log)
             return pid
         finally:
             os.close(log)
+
+    def _sharers(self) -> str:
+        """Return how many runs share the device, which each says in its metrics."""
+        return str(max(1, min(self.at_once, len(self.members))))
 
     def _collect(self) -> bool:
         """Take note of runs that have ended; return whether there were any."""

@@ -125,10 +125,24 @@ def _launch_here(options: Options) -> int:
             elastic_launch(config, rank_main)(options)
         except ChildFailedError as error:
             codes = [failure.exitcode for failure in error.failures.values()]
+            _tell_killed(codes)
             return next((code if code > 0 else 128 - code for code in codes if code), 1)
         except SignalException as error:
             return 128 + error.sigval
     return 0
+
+
+def _tell_killed(codes: list[int]) -> None:
+    """Say what a rank that was killed could not say itself; a stop that was asked for is no error."""
+    for number in {-code for code in codes if code < 0} - {signal.SIGTERM, signal.SIGUSR1}:
+        why = (
+            "; most likely the machine or job ran out of memory" if number == signal.SIGKILL else ""
+        )
+        print(
+            f"plmscale: error: a process of this run was killed by {signal.Signals(number).name}{why}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _as_sigterm(_number: int, _frame: object) -> None:

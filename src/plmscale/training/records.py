@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import os
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from plmscale.files import atomic_write
+from plmscale.files import atomic_write, finite
 from plmscale.training.evaluate import Validation
+from plmscale.training.options import AT_ONCE
 
 CURVE_COLUMNS = ("step", "tokens", "flops_6nd", "split", "loss")
 
@@ -75,6 +79,24 @@ def write_validation(path: Path, validation: Validation | None) -> None:
             writer.writerow([number % rows, source, int(tokens), repr(float(nll)), name])
 
 
+def at_once() -> int:
+    """Return how many runs share this run's device, as the pack that started it says."""
+    said = os.environ.get(AT_ONCE, "")
+    return int(said) if said.isdigit() and int(said) else 1
+
+
+def write_progress(path: Path, values: dict[str, Any]) -> None:
+    """Write how far a run has come, for `plmscale status`: whole or not at all, and never in the way.
+
+    Not flushed to the disk, which may take seconds while training waits: after a crash the
+    checkpoint counts.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with suppress(OSError):
+        temporary.write_text(json.dumps(finite(values), sort_keys=True), encoding="utf-8")
+        os.replace(temporary, path)
+
+
 class Progress:
     """One line that renews itself in a terminal; a plain line now and then in a log file."""
 
@@ -85,16 +107,17 @@ class Progress:
         self._shown_step: int | None = None
         self._open = False
 
-    def show(self, step: int, loss: float, notes: str = "") -> None:
-        """Print step, loss, speed and time left, when the last line is old enough."""
+    def show(self, step: int, loss: float, notes: str = "") -> float | None:
+        """Print step, loss, speed and time left, when the last line is old enough; return the speed
+        in tokens a second where it did."""
         now = time.monotonic()
         if self._shown_step is None:
             self._shown, self._shown_step = now, step
-            return
+            return None
         # A long run's log need not grow with it: a line every 5 s at first, every minute later.
         plain = min(60.0, max(5.0, (now - self._begun) / 20))
         if now - self._shown < (0.5 if self._terminal else plain) and step < self._steps:
-            return
+            return None
         rate = (step - self._shown_step) / max(now - self._shown, 1e-9)
         left = (self._steps - step) / rate if rate else math.inf
         line = (
@@ -107,6 +130,7 @@ class Progress:
         else:
             print(line, flush=True)
         self._shown, self._shown_step = now, step
+        return rate * self._tokens
 
     def say(self, line: str) -> None:
         """Print a line of its own."""

@@ -12,7 +12,7 @@ from plmscale.files import finite, sha256_file, write_json
 from plmscale.model import save_model
 from plmscale.provenance import git_state, hardware, versions
 from plmscale.training import checkpoint
-from plmscale.training.records import Curve, write_validation
+from plmscale.training.records import Curve, at_once, write_validation
 from plmscale.training.shards import read_manifest
 from plmscale.training.state import full_weights
 
@@ -125,6 +125,8 @@ def _metrics(run: Run, status: str, detail: str, weights_sha256: str) -> dict[st
         "peak_memory_bytes": peak_memory(run.device),
         "threads": run.options.threads,
         "devices": run.world,
+        # Runs of a pack share their device: hours of devices count each a part.
+        "at_once": at_once(),
         "device": torch.cuda.get_device_name() if run.device == "cuda" else "cpu",
         "resumed": run.resumed,
         "versions": versions(),

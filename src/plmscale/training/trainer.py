@@ -29,7 +29,14 @@ from plmscale.training.objectives import IGNORED, causal_rows, examples
 from plmscale.training.options import Options
 from plmscale.training.parent import Parent, ParentFailed, parent_of
 from plmscale.training.recipe import check
-from plmscale.training.records import Curve, DivergenceRule, Progress, Spikes
+from plmscale.training.records import (
+    Curve,
+    DivergenceRule,
+    Progress,
+    Spikes,
+    at_once,
+    write_progress,
+)
 
 _CLOCKS = ("train_seconds", "valid_seconds", "wall_seconds")
 # Slurm sends one of them before a job's time is up, as --signal asks; the other ends it.
@@ -311,8 +318,28 @@ class Run:
             notes = ", loss spike" if spike else ""
             if refused := int(counts["nonfinite"] + counts["spikes"]):
                 notes += f", {refused} steps refused"
-            self.progress.show(step, loss, notes)
+            if (shown := self.progress.show(step, loss, notes)) is not None:
+                self._tell(step, loss, shown)
         return self.rule.judge(step, loss) or ""
+
+    def _tell(self, step: int, loss: float, speed: float) -> None:
+        """Leave word of where the run is; docs/status.md has the format."""
+        valid = self.last_validation
+        values = {
+            "schema": 1,
+            "run_id": self.recipe["run_id"],
+            "step": step,
+            "steps": self.recipe["steps"],
+            "loss": loss,
+            "valid_loss": valid.first(self.curve_rows).loss if valid is not None else None,
+            "tokens_per_second": speed,
+            "wall_seconds": self.clocks["wall_seconds"] + time.time() - self.options.started,
+            "time": time.time(),
+            "devices": self.world,
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
+            "at_once": at_once(),
+        }
+        write_progress(self.options.checkpoint_dir / "progress.json", values)
 
     def peak_flops(self) -> float | None:
         """Return the bf16 peak of one device in FLOP/s where the hardware table knows it."""
