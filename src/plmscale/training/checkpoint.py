@@ -36,8 +36,9 @@ from plmscale.training.state import KINDS, Reader, adam_step, fill, fragments
 
 LATEST = "latest.json"
 STATE = "state.json"
-# A rank that writes slower than this is given up, and with it this checkpoint.
-_WRITE_SECONDS = 3600.0
+# A rank that writes slower than this is given up, and with it this checkpoint. Less than the 30
+# minutes after which ranks that wait for each other take one for lost.
+_WRITE_SECONDS = 1200.0
 # Names that do not change what is learned.
 _LABELS = {"run_id", "study", "experiment", "fingerprint", "budget"}
 
@@ -146,20 +147,27 @@ class Saver:
                 self._commit(folder, step)
                 self.report.last_bytes = sum(sizes)
             self.report.count += 1
-        except (OSError, PlmscaleError, SafetensorError) as error:
+        except Exception as error:
+            # Of whatever kind: training goes on, and a stop must not be told as saved.
             self.report.failed += 1
-            reason = f"checkpoint of step {step:,} was not written: {error}"
+            reason = f"checkpoint of step {step:,} was not written: {error or type(error).__name__}"
             self.report.errors.append(reason)
-            with suppress(OSError):
-                write_json(folder / f"rank-{self.rank:05d}.json", {"error": str(error)})
-            if self.rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)
-                print(
-                    f"plmscale: warning: {self.directory}: {reason}; the one before stays",
-                    flush=True,
-                )
+            self._give_up(folder, reason)
         finally:
             self.report.writing += time.monotonic() - start
+
+    def _give_up(self, folder: Path, reason: str) -> None:
+        """Free the space first: where the disk is full, even the note to rank 0 needs some."""
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(
+                f"plmscale: warning: {self.directory}: {reason}; the one before stays", flush=True
+            )
+            return
+        name = f"rank-{self.rank:05d}"
+        with suppress(OSError, PlmscaleError):
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
+            write_json(folder / f"{name}.json", {"error": reason})
 
     def _commit(self, folder: Path, step: int) -> None:
         if self.owner is not None:
@@ -169,6 +177,8 @@ class Saver:
         os.rename(folder, self.directory / tag)
         flush(self.directory)
         write_json(self.directory / LATEST, {"tag": tag, "step": step})
+        # Before anything is removed, the new name must be on the disk, too.
+        flush(self.directory)
         for old in self.directory.glob("*step-*"):
             if old.name != tag:
                 self._let_go(old)
@@ -245,6 +255,16 @@ def latest(directory: Path) -> Path | None:
     return directory / read_json(directory / LATEST)["tag"]
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether all files of a checkpoint are there; a kill may have left a part."""
+    try:
+        ranks = read_json(folder / STATE)["ranks"]
+    except (PlmscaleError, KeyError, TypeError):
+        return False
+    names = [f"rank-{rank:05d}" for rank in range(ranks)]
+    return all((folder / f"{n}{end}").exists() for n in names for end in (".json", ".safetensors"))
+
+
 def restore(engine: Any, folder: Path) -> dict[str, Any]:
     """Load the checkpoint in `folder` into `engine`, of whatever layout; return its state."""
     state = read_json(folder / STATE)
@@ -305,6 +325,14 @@ class Stored:
 def reader(folder: Path) -> Reader:
     """Return a reader of a checkpoint folder's weights and moments."""
     return Stored(folder, read_json(folder / STATE)["ranks"]).read
+
+
+def of_first(value: bool, device: str) -> bool:
+    """Return rank 0's `value`, on all ranks."""
+    told = torch.tensor(int(value), device=device)
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.broadcast(told, 0)
+    return bool(told)
 
 
 def barrier() -> None:

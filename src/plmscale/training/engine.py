@@ -47,11 +47,18 @@ def start_distributed(device: str) -> None:
 
     # Its shared-memory collectives would be compiled at first use, for a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="gloo" if device == "cpu" else "nccl",
-        auto_mpi_discovery=False,
-        verbose=False,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="gloo" if device == "cpu" else "nccl",
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
+    except torch.distributed.DistNetworkError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).splitlines()[0]
+        raise PlmscaleError(
+            f"the ranks cannot meet at {address} ({reason}); set MASTER_PORT to a free port"
+        ) from None
 
 
 def deepspeed_config(recipe: dict[str, Any], plan: Plan, precision: str) -> dict[str, Any]:

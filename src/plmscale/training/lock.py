@@ -76,9 +76,15 @@ def owned(directory: Path, patience: float = 60.0, beat: float = BEAT_SECONDS) -
     Raises PlmscaleError when another process keeps the run. A process that finds itself replaced
     ends with exit code 1 and writes nothing more.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with _acquire(directory / LOCK, patience, beat) as handle:
-        takeover = _foreign(_read(directory / LOCK))
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+    except OSError as error:
+        raise PlmscaleError(f"{path}: {error.strerror}; training must write there") from None
+    with handle:
+        told = _acquire(handle, path, patience, beat)
+        takeover = not told or not _gone(_read(path), told)
         owner = Owner(directory, handle)
         if takeover:
             # Where locks do not hold, two may have waited for the same silence: the last to write
@@ -104,25 +110,24 @@ def owned(directory: Path, patience: float = 60.0, beat: float = BEAT_SECONDS) -
                 owner.beat(mark="")
 
 
-def _acquire(path: Path, patience: float, beat: float) -> Any:
-    """Return the open, locked file once no live owner is left."""
-    handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+def _acquire(handle: Any, path: Path, patience: float, beat: float) -> bool:
+    """Wait until no live owner is left; return whether the kernel's lock is held, too."""
     start = changed = time.monotonic()
     first = seen = _read(path)
     while True:
         locked = _lock(handle)
-        owner, now = _read(path), time.monotonic()
+        # What cannot be read is as good as not changed.
+        owner, now = _read(path) or seen, time.monotonic()
         if owner != seen:
             seen, changed = owner, now
         # Clocks of two machines may differ, so silence is measured here, by watching.
         silent = now - changed >= _MISSED * beat or time.time() - owner.get("time", 0) > _LONG_AGO
-        if locked and (silent or not _foreign(owner)):
-            return handle
+        if locked is not False and (silent or _gone(owner, told=bool(locked))):
+            return bool(locked)
         if locked:
             fcntl.flock(handle, fcntl.LOCK_UN)
         # An owner elsewhere that has not been heard yet may be dead: it gets its missed beats.
-        if now - start > patience and (not locked or owner != first):
-            handle.close()
+        if now - start > patience and (locked is False or owner != first):
             raise PlmscaleError(
                 f"{path.parent}: another process trains this run ({describe(owner)}); "
                 "stop it or wait for it to end"
@@ -130,20 +135,39 @@ def _acquire(path: Path, patience: float, beat: float) -> Any:
         time.sleep(min(0.2, beat / 5))
 
 
-def _lock(handle: Any) -> bool:
+def _lock(handle: Any) -> bool | None:
+    """Try to lock; None where this file system knows no locks, and the heartbeat alone must do."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # This file system knows no locks: the heartbeat alone must do.
-        return True
+        return None
     return True
 
 
-def _foreign(owner: dict[str, Any]) -> bool:
-    """Return whether a process of another machine, whose end the kernel cannot tell, has the run."""
-    return bool(owner.get("mark")) and owner.get("host") != socket.gethostname()
+def _gone(owner: dict[str, Any], told: bool) -> bool:
+    """Return whether `owner` has certainly ended: on this machine the kernel tells.
+
+    By its lock (`told`) or, without locks, by the process: one of another machine may live on.
+    """
+    if not owner.get("mark"):
+        return True
+    if owner.get("host") != socket.gethostname():
+        return False
+    return told or not _alive(owner.get("pid"))
+
+
+def _alive(pid: Any) -> bool:
+    if not isinstance(pid, int) or pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def describe(owner: dict[str, Any]) -> str:
@@ -157,7 +181,8 @@ def describe(owner: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8") or "{}")
-    except (OSError, ValueError):
-        # Read in the middle of a write: as good as not changed.
+        found["time"] = float(found.get("time", 0))
+    except (OSError, ValueError, TypeError, AttributeError):
+        # Read in the middle of a write, or not ours.
         return {}
-    return found if isinstance(found, dict) else {}
+    return found

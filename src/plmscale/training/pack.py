@@ -13,6 +13,7 @@ the launcher's options with underscores. A run whose parent or trunk is in the p
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import shutil
 import signal
@@ -29,6 +30,8 @@ from plmscale.files import read_json, write_json
 from plmscale.training.launch import finished
 from plmscale.training.options import AT_ONCE, Options
 
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1
 _PATHS = ("recipe", "corpus", "run_dir", "checkpoint_dir", "parent_dir", "trunk_dir")
 
 
@@ -55,29 +58,76 @@ def read_jobs(path: Path) -> list[Member]:
     known = {f.name for f in fields(Options)} - {"started"}
     members = []
     for number, run in enumerate(runs, start=1):
+        if not isinstance(run, dict):
+            raise PlmscaleError(f"{path}: run {number}: {run!r}; expected options and their values")
         if unknown := sorted(set(run) - known):
             raise PlmscaleError(f"{path}: run {number}: unknown key {', '.join(unknown)}")
         if missing := [key for key in _PATHS[:4] if not run.get(key)]:
             raise PlmscaleError(f"{path}: run {number}: {', '.join(missing)} missing")
+        for key, value in run.items():
+            if not _fits(key, value):
+                raise PlmscaleError(f"{path}: run {number}: {key}: {value!r} is of the wrong type")
         values = {k: Path(v) if k in _PATHS and v is not None else v for k, v in run.items()}
         members.append(Member(Options(**values)))
-    folders = [member.options.run_dir for member in members]
-    if len(set(folders)) < len(folders):
-        raise PlmscaleError(f"{path}: two runs share a run_dir")
+    for key in ("run_dir", "checkpoint_dir"):
+        folders = {getattr(member.options, key).resolve() for member in members}
+        if len(folders) < len(members):
+            raise PlmscaleError(f"{path}: two runs share a {key}")
     return members
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key in _PATHS:
+        return isinstance(value, str) or (value is None and key not in _PATHS[:4])
+    kind = type(getattr(Options(*map(Path, _PATHS[:4])), key))
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def _waits_for(members: list[Member]) -> dict[str, dict[int, Member]]:
+    """Return, by kind, what each member (by its number) goes on from: members alone, by any path.
+
+    Raises PlmscaleError where members wait for each other.
+    """
+    runs = {member.options.run_dir.resolve(): member for member in members}
+    checkpoints = {member.options.checkpoint_dir.resolve(): member for member in members}
+    found: dict[str, dict[int, Member]] = {"parent": {}, "trunk": {}}
+    for number, member in enumerate(members):
+        for kind, folder, known in (
+            ("parent", member.options.parent_dir, runs),
+            ("trunk", member.options.trunk_dir, checkpoints),
+        ):
+            if folder is not None and (other := known.get(folder.resolve())) is not None:
+                found[kind][number] = other
+    numbers = {id(member): number for number, member in enumerate(members)}
+    free: set[int] = set()
+    left = set(range(len(members)))
+    while ready := {
+        n for n in left if all(numbers[id(k[n])] in free for k in found.values() if n in k)
+    }:
+        free |= ready
+        left -= ready
+    if left:
+        names = ", ".join(str(members[n].options.run_dir) for n in sorted(left))
+        raise PlmscaleError(
+            f"these runs wait for each other: {names}; see parent_dir and trunk_dir"
+        )
+    return found
 
 
 class Pack:
     """Runs `members`, at most `at_once` at a time, in their order."""
 
     def __init__(self, members: list[Member], at_once: int) -> None:
+        if at_once < 1:
+            raise PlmscaleError(f"--at-once: {at_once}; at least 1, or 0 for one a core")
         self.members, self.at_once = members, at_once
         self.stopped = 0
+        self._needs = _waits_for(members)
         self._on_gpu = shutil.which("nvidia-smi") is not None
 
     def run(self) -> int:
         """Train all; return 0, 1 where a run failed, or 128 + signal where it was stopped."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in _STOPS:
             signal.signal(number, self._stop)
         if not self._on_gpu:
             from plmscale.training.ranks import preload
@@ -102,43 +152,54 @@ class Pack:
 
     def _start(self) -> None:
         running = sum(1 for member in self.members if member.pid)
-        for member in self.members:
+        for number, member in enumerate(self.members):
             if running >= self.at_once or self.stopped:
                 return
-            if member.code is not None or member.pid or self._waits(member):
+            if member.code is not None or member.pid or self._waits(number):
                 continue
-            if finished(member.options):
-                member.code = 0
-                continue
+            parent = self._needs["parent"].get(number)
             member.seconds = time.monotonic()
-            member.pid = self._spawn(member.options)
+            try:
+                if finished(member.options):
+                    member.code = 0
+                    continue
+                if parent is not None and parent.code:
+                    raise PlmscaleError(f"its parent {parent.options.run_dir} failed")
+                # A signal between the fork and here would not reach the new process.
+                signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+                try:
+                    member.pid = self._spawn(member.options)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            except (OSError, PlmscaleError) as error:
+                self._end(member, 2, str(error))
+                continue
             running += 1
 
-    def _waits(self, member: Member) -> bool:
+    def _waits(self, number: int) -> bool:
         """Return whether a run this one goes on from is in the pack and has not ended."""
-        asked = {member.options.parent_dir}
-        trunks = {member.options.trunk_dir}
-        return any(
-            other.code is None
-            and (other.options.run_dir in asked or other.options.checkpoint_dir in trunks)
-            for other in self.members
-            if other is not member
-        )
+        return any(k[number].code is None for k in self._needs.values() if number in k)
 
     def _spawn(self, options: Options) -> int:
         """Start one run; its output is added to `train.log` in its checkpoint folder."""
+        pack = os.getpid()
         options.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         log = os.open(options.checkpoint_dir / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             if self._on_gpu:
                 # A process that is to use a GPU cannot be a fork of one that has looked for it.
                 arguments = [sys.executable, "-m", "plmscale.training.launch", *_words(options)]
-                environment = {**os.environ, AT_ONCE: self._sharers()}
-                return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment).pid
+                return subprocess.Popen(
+                    arguments,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, AT_ONCE: self._sharers()},
+                    preexec_fn=lambda: _belong_to(pack),
+                ).pid
             pid = os.fork()
             if pid == 0:
                 os.environ[AT_ONCE] = self._sharers()
-                _become_run(options, log)
+                _become_run(options, log, pack)
             return pid
         finally:
             os.close(log)
@@ -157,17 +218,21 @@ class Pack:
             if pid:
                 ended = True
                 code = os.waitstatus_to_exitcode(status)
-                member.pid, member.code = 0, code if code >= 0 else 128 - code
-                member.seconds = time.monotonic() - member.seconds
-                done = sum(1 for other in self.members if other.code is not None)
-                said = "done" if member.code == 0 else f"FAILED with exit code {member.code}, see "
-                if member.code:
-                    said += str(member.options.checkpoint_dir / "train.log")
-                print(
-                    f"[{done}/{len(self.members)}] {member.name}: {said} ({member.seconds:.1f} s)",
-                    flush=True,
-                )
+                see = f"see {member.options.checkpoint_dir / 'train.log'}"
+                self._end(member, code if code >= 0 else 128 - code, see)
         return ended
+
+    def _end(self, member: Member, code: int, why: str) -> None:
+        member.pid, member.code = 0, code
+        member.seconds = time.monotonic() - member.seconds
+        done = sum(1 for other in self.members if other.code is not None)
+        said = f"FAILED with exit code {code}, {why}" if code else "done"
+        # Whoever reads may have left, or the disk be full: the runs go on.
+        with suppress(OSError):
+            print(
+                f"[{done}/{len(self.members)}] {member.name}: {said} ({member.seconds:.1f} s)",
+                flush=True,
+            )
 
     def summary(self) -> list[dict[str, Any]]:
         """Return name, exit code (None: not ended) and seconds of each run."""
@@ -193,12 +258,21 @@ def _words(options: Options) -> list[str]:
     return words
 
 
-def _become_run(options: Options, log: int) -> None:
+def _belong_to(pack: int) -> None:
+    """In a new process: take signals as they come, and end (saving) when the pack is killed."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != pack:
+        os._exit(128 + signal.SIGTERM)
+
+
+def _become_run(options: Options, log: int, pack: int) -> None:
     """In the fork: train, end. Never returns."""
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
+        _belong_to(pack)
         os.setpgid(0, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -53,10 +53,8 @@ def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
 
 def first_node(nodes: str) -> str:
     """Return the first host of a Slurm node list: `gpu[03-05,9],x` -> `gpu03`."""
-    found = re.match(r"([^,\[]+)(?:\[([^\]]*)\])?([^,\[]*)", nodes.strip())
+    found = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
     if not found:
         raise PlmscaleError(f"--launcher slurm: no host in the node list {nodes!r}")
-    head, inner, tail = found.groups()
-    if inner is None:
-        return head
-    return head + re.split(r"[,-]", inner)[0] + tail
+    # A list may have several brackets: rack[1-2]node[3-4].
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", found.group())

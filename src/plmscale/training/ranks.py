@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from typing import Any
 
 from plmscale.errors import PlmscaleError
 from plmscale.training import places
@@ -96,6 +99,8 @@ def _launch_here(options: Options) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from plmscale.training.launch import finished
+
     if torch.cuda.is_available():
         method = "spawn"
         if options.devices > (there := torch.cuda.device_count()):
@@ -122,13 +127,17 @@ def _launch_here(options: Options) -> int:
         # torch's launcher passes SIGTERM on to its ranks, but not the warning that Slurm sends.
         signal.signal(signal.SIGUSR1, _as_sigterm)
         try:
-            elastic_launch(config, rank_main)(options)
-        except ChildFailedError as error:
+            elastic_launch(config, _local_rank)(options)
+        except (ChildFailedError, SignalException) as error:
+            # Whatever befell it after its last result: an error here would have a caller delete
+            # the results, and the checkpoint is gone.
+            if finished(options):
+                return 0
+            if isinstance(error, SignalException):
+                return 128 + error.sigval
             codes = [failure.exitcode for failure in error.failures.values()]
             _tell_killed(codes)
             return next((code if code > 0 else 128 - code for code in codes if code), 1)
-        except SignalException as error:
-            return 128 + error.sigval
     return 0
 
 
@@ -145,6 +154,15 @@ def _tell_killed(codes: list[int]) -> None:
         )
 
 
+def _local_rank(options: Options) -> None:
+    """One rank of `_launch_here`."""
+    rank_main(options)
+    # A launcher that was told to stop meanwhile does not fetch the result that a rank waits to
+    # hand over; it would kill this process only after two minutes.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(5)
+
+
 def _as_sigterm(_number: int, _frame: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -155,12 +173,14 @@ def rank_main(options: Options) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    sys.stdout, sys.stderr = _lossy(1), _lossy(2)
     _quiet()
     keep_freed_memory()
     import torch
 
     from plmscale.files import read_json
     from plmscale.training import checkpoint, engine
+    from plmscale.training.launch import finished
     from plmscale.training.lock import owned
     from plmscale.training.trainer import train
 
@@ -182,16 +202,23 @@ def rank_main(options: Options) -> None:
             if rank == 0:
                 checkpoint.claim(options.checkpoint_dir, read_json(options.recipe))
             engine.start_distributed(device)
-            train(options, rank, world, owner)
+            # Another process may have trained it while this one waited for the lock.
+            if not checkpoint.of_first(finished(options), device):
+                train(options, rank, world, owner)
+            elif rank == 0:
+                print(f"{options.run_dir}: already finished", flush=True)
     except PlmscaleError as error:
-        if rank == 0 or world == 1:
-            print(f"plmscale: error: {error}", file=sys.stderr, flush=True)
+        # Each rank reads files of its own, so each may be the only one that knows.
+        who = f"rank {rank}: " if rank else ""
+        print(f"plmscale: error: {who}{error}", file=sys.stderr, flush=True)
         code = 2
     except SystemExit as error:
         code = int(error.code or 0)
     except BaseException as error:
         if world > 1 and isinstance(error, RuntimeError) and "by peer" in str(error):
-            # The rank that died first has told why, or was killed; a traceback here misleads.
+            # The rank that died first has told why, or was killed; a traceback here misleads. The
+            # launcher goes by the first exit code that it sees: that should be the other's.
+            time.sleep(0.5)
             print(f"plmscale: rank {rank} lost another rank", file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
@@ -201,6 +228,32 @@ def rank_main(options: Options) -> None:
     if code:
         # Not sys.exit: peers may wait in a collective, and interpreter exit would wait for them.
         os._exit(code)
+
+
+class _Lossy(io.RawIOBase):
+    """A descriptor that takes what it is given: a full disk or a reader that left ends no run."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return os.write(self._descriptor, data)
+        return len(data)
+
+
+def _lossy(descriptor: int) -> io.TextIOWrapper:
+    buffer = io.BufferedWriter(_Lossy(descriptor))
+    return io.TextIOWrapper(buffer, "utf-8", errors="replace", line_buffering=True)
 
 
 def _quiet(level: int = logging.WARNING) -> None:

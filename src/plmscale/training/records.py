@@ -10,7 +10,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ class Curve:
         self, directory: Path, tokens_per_step: int, n_params: int, points: list[list[Any]]
     ) -> None:
         """Begin with `points` of an earlier, killed start of the run; its events are rewritten."""
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         shutil.rmtree(directory, ignore_errors=True)
-        self._events = SummaryWriter(str(directory), max_queue=1000)
+        self._events: Any = None
+        self._record(lambda: setattr(self, "_events", _events(directory)), begin=True)
         self._tokens_per_step, self._n_params = tokens_per_step, n_params
         self.points: list[list[Any]] = []
         for step, split, loss in points:
@@ -42,16 +41,27 @@ class Curve:
         """Add a point; `loss` in nats a token, None or not finite for a lost run."""
         known = loss is not None and math.isfinite(loss)
         self.points.append([step, split, loss if known else None])
-        self._events.add_scalar(f"loss/{split}", math.nan if loss is None else loss, step)
+        shown = math.nan if loss is None else loss
+        self._record(lambda: self._events.add_scalar(f"loss/{split}", shown, step))
 
     def watch(self, step: int, values: dict[str, float]) -> None:
         """Add scalars that only TensorBoard shows."""
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._record(lambda n=name, v=value: self._events.add_scalar(n, v, step))
+
+    def _record(self, action: Callable[[], object], begin: bool = False) -> None:
+        """Events are for looking on: a full disk ends them, not the run."""
+        if self._events is None and not begin:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._events = None
+            print(f"plmscale: warning: TensorBoard events end here: {error}", flush=True)
 
     def write(self, path: Path) -> None:
         """Write the CSV file (`CURVE_COLUMNS`) and close the events."""
-        self._events.close()
+        self._record(lambda: self._events.close())
         with atomic_write(path) as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(CURVE_COLUMNS)
@@ -59,6 +69,12 @@ class Curve:
                 tokens = step * self._tokens_per_step
                 flops = 6 * self._n_params * tokens
                 writer.writerow([step, tokens, flops, split, "" if loss is None else repr(loss)])
+
+
+def _events(directory: Path) -> Any:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(directory), max_queue=1000)
 
 
 def write_validation(path: Path, validation: Validation | None) -> None:

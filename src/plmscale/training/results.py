@@ -47,6 +47,9 @@ def finish(run: Run, status: str, detail: str) -> None:
         "format": "plmscale",
     }
     digest = save_model(run_dir, weights, config)
+    if run.saver.owner is not None:
+        # Writing large weights takes minutes.
+        run.saver.owner.leave_if_replaced()
     write_json(run_dir / "metrics.json", finite(_metrics(run, status, detail, digest)))
     if not options.keep_checkpoint:
         run.saver.discard()

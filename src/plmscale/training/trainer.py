@@ -115,6 +115,10 @@ class Run:
         self.parent = parent.record if parent else None
         weights = parent.weights if parent else None
         recipe, options = self.recipe, self.options
+        latest = checkpoint.latest(options.checkpoint_dir)
+        if latest is not None:
+            # `auto` stays what it was at the start, whatever this machine would choose.
+            self.precision = read_json(latest / checkpoint.STATE)["precision"]
         # From here on a signal leads to a checkpoint; before, there is nothing to save.
         for number in _STOP_SIGNALS:
             signal.signal(number, self._stop)
@@ -146,8 +150,8 @@ class Run:
         )
         self.guard = Guard(self.engine, recipe["optimizer"].get("spike_factor", 0.0), self.device)
         points: list[Any] = []
-        if (folder := checkpoint.latest(options.checkpoint_dir)) is not None:
-            state = checkpoint.restore(self.engine, folder)
+        if latest is not None:
+            state = checkpoint.restore(self.engine, latest)
             self.saved_step, self.resumed = state["step"], state["resumed"] + 1
             self.clocks.update(state["clocks"])
             self.trunk = state["trunk"]
@@ -166,7 +170,10 @@ class Run:
     def _take_up(self, state: dict[str, Any]) -> list[Any]:
         """Go on from a checkpoint's state; return its curve."""
         self.step = state["step"]
-        self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.device)
+        if self.rank == 0:
+            # JSON has no NaN; a lost loss must stay one, so that the next logged point ends the run.
+            sums = [math.nan if value is None else value for value in state["sums"]]
+            self.sums += torch.tensor(sums, dtype=torch.float64).to(self.device)
         self.rule.first, self.rule.above = state["rule"]
         self.spikes.recent, self.spikes.count = state["spikes"]
         self.guard.restore(state["guard"])
@@ -175,15 +182,22 @@ class Run:
     def _trunk_folder(self) -> Path | None:
         """Return the latest kept state of the trunk's run that this run would have gone through."""
         there = self.options.trunk_dir
-        if there is None or not self.decay_start or not (there / "recipe.json").exists():
+        if there is None or not (there / "recipe.json").exists():
             return None
         other = read_json(there / "recipe.json")
         if fingerprint(trunk_of(other)) != fingerprint(trunk_of(self.recipe)):
             self._say(f"{there} has another beginning; training from the start")
             return None
-        steps = [int(p.name.removeprefix("step-")) for p in (there / "trunk").glob("step-*")]
-        usable = [step for step in steps if step <= self.decay_start]
-        return there / "trunk" / f"step-{max(usable)}" if usable else None
+        step = decay_start(other["steps"], other["schedule"])
+        if not 0 < step <= self.decay_start:
+            return None
+        # Not yet moved where that run kept its last checkpoint, or was killed at its end.
+        places = (there / "trunk" / f"step-{step}", there / f"step-{step}")
+        found = next((folder for folder in places if checkpoint.is_whole(folder)), None)
+        if found and read_json(found / checkpoint.STATE)["precision"] != self.precision:
+            self._say(f"{found} was trained in another precision; training from the start")
+            return None
+        return found
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
@@ -210,6 +224,7 @@ class Run:
             keep = step == self.decay_start
             logged = step == 1 or step % every == 0 or step == steps or keep
             if logged and (lost := self.log(step)):
+                self._tick("train_seconds", mark)
                 return "diverged", lost
             if step in evaluations:
                 mark = self._tick("train_seconds", mark)
@@ -223,18 +238,22 @@ class Run:
                 loss = self.last_validation.first(self.curve_rows).loss
                 if self.curve is not None:
                     self.curve.add(step, "valid", loss)
-                if not math.isfinite(loss):
+                if not math.isfinite(loss) or not math.isfinite(self.last_validation.loss):
                     return "diverged", f"validation loss is not finite at step {step}"
             due = time.monotonic() - saved >= self._checkpoint_every()
-            stop, due = self._agree(self.stopping, due and not self.saver.busy, logged)
+            stop, due = self._agree(self.stopping, due, logged)
             if (stop or due or keep) and step < steps:
                 mark = self._tick("train_seconds", mark)
                 self._save()
                 mark = saved = time.monotonic()
                 self._logged_at, self._logged_step = mark, step
             if stop and step < steps:
+                failed = self.saver.report.failed
                 self.saver.wait()
-                kept = "saved" if not self.saver.report.failed else "with an earlier checkpoint"
+                # Who started the ranks kills the others soon after the first has left.
+                checkpoint.barrier()
+                saved = self.saver.report.failed == failed
+                kept = "saved" if saved else "with an earlier checkpoint"
                 self._say(f"stopped at step {step:,} by {signal.Signals(stop).name}, {kept}")
                 raise SystemExit(128 + stop)
         self._tick("train_seconds", mark)
@@ -364,18 +383,19 @@ class Run:
         little more than that.
         """
         if self.world == 1:
-            return stop, due
+            return stop, due and not self.saver.busy
         since = self.step - self._voted_step
         if self.device == "cuda" and not logged and since < self._vote_every:
             return 0, False
         pace = round(1000 * (time.monotonic() - self._voted_at) / max(1, since))
-        votes = torch.tensor([stop, int(due), pace], device=self.device)
+        # Not while any rank still writes: it would have to wait, and all the others for it.
+        votes = torch.tensor([stop, int(due), int(self.saver.busy), pace], device=self.device)
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        stops, dues, pace = votes.tolist()
+        stops, dues, writing, pace = votes.tolist()
         # The slowest rank's pace, so that all of them vote again at the same step.
         self._voted_at, self._voted_step = time.monotonic(), self.step
         self._vote_every = max(1, round(1000 * _VOTE_SECONDS / max(1, pace)))
-        return stops, dues > 0
+        return stops, dues > 0 and not writing
 
     def _checkpoint_every(self) -> float:
         """Seconds between checkpoints: as asked; where each stops training for over a second,
@@ -397,14 +417,15 @@ class Run:
             "spikes": [self.spikes.recent, self.spikes.count],
             "guard": self.guard.saved(),
             "trunk": self.trunk,
+            "precision": self.precision,
             "curve": self.curve.points if self.curve is not None else [],
         }
         self.saver.save(self.engine, self.step, finite(state))
         self.saved_step = self.step
 
     def _summed(self) -> list[float]:
-        """Sums over all ranks, shared out again so that any number of ranks adds up to them."""
+        """Sums over all ranks: rank 0 takes them up, so that any number of ranks adds up to them."""
         sums = self.sums.clone()
         if self.world > 1:
             torch.distributed.all_reduce(sums)
-        return (sums / self.world).tolist()
+        return sums.tolist()
