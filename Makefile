@@ -9,9 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= all
+# The rehearsal on a real Slurm (tests/slurm) is started by hand: make test-slurm.
+TESTS := tests/unit tests/workflow tests/gpu
 RUN := env PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env demo test quick lint config clean
+.PHONY: env demo test test-slurm quick lint config clean
 
 env: $(READY)
 
@@ -24,10 +26,13 @@ demo: $(READY)
 	@echo "Report: $(CURDIR)/results/demo/report.html"
 
 test: $(READY)
-	$(RUN) python -m pytest tests
+	$(RUN) python -m pytest $(TESTS)
+
+test-slurm: $(READY)
+	$(RUN) python -m pytest tests/slurm
 
 quick: $(READY)
-	$(RUN) python -m pytest tests -m "not slow"
+	$(RUN) python -m pytest $(TESTS) -m "not slow"
 
 lint: $(READY)
 	$(RUN) ruff check .

@@ -19,6 +19,17 @@ RUNS = {
 # Everything a study makes lies in OUT. A selection has its tables, laws, figures and report in a
 # folder of its own (VIEW), so that it never overwrites those of the whole study.
 OUT = str(STUDY.folder)
+# What training jobs ask of the nodes that a profile describes; None where there is no such profile.
+CLUSTER = snakefile.cluster_jobs(
+    STUDY,
+    RUNS,
+    ALL_RUNS,
+    {
+        name: entry.raw
+        for name, entry in workflow.resource_settings._parsed_default_resources.items()
+    },
+    inside=workflow.remote_exec or workflow.subprocess_exec,
+)
 # The corpus is shared by all studies with the same sources and rules.
 CORPUS = snakefile.corpus_folder(STUDY) if STUDY.corpus else ""
 VIEW = snakefile.view_folder(OUT, CHOICE)
@@ -78,3 +89,25 @@ else:
         f"{OUT}/runs",
     ]
     ORIGIN_OF_REPORT = ["--corpus", CORPUS, "--metrics", f"{OUT}/runs"]
+
+
+# Seconds of work each: on a cluster they run where snakemake runs, as do downloads, for which
+# compute nodes often lack the internet. Without a cluster this means nothing.
+localrules:
+    recipe,
+    manifest,
+    study_corpus,
+    collect,
+    resolved_study,
+
+
+if CLUSTER:
+
+    localrules:
+        pack_list,
+
+
+if CLUSTER and CLUSTER.fetch_here:
+
+    localrules:
+        fetch_file,

@@ -10,7 +10,8 @@ rule resolved_study:
     conda:
         "../environment.yml"
     params:
-        study=configfile.render(STUDY.model_dump()),
+        # A function: Snakemake would read braces in the text as wildcards.
+        study=lambda wildcards: configfile.render(STUDY.model_dump()),
     shell:
         "printf '%s' {params.study:q} > {output:q} 2> {log:q}"
 

@@ -172,7 +172,7 @@ class TransferExperiment(_SizesAtBudgets):
     shares: list[Part] = Field([], description="In place of share: several in turn.")
     pairs: list[TransferPair] = Field(
         [],
-        description="Children and parents that are listed one by one: {size, parent_budget, budget}.",
+        description="Children and parents that are listed one by one: size, parent_budget, budget.",
     )
     twins: list[Literal["total", "child"]] = Field(
         ["total"],

@@ -88,6 +88,9 @@ def expand(study: Study) -> list[Run]:
     Raises PlmscaleError when a run cannot make a single step of its budget.
     """
     runs: dict[str, Run] = {}
+    if not study.grid:
+        # A study of released logs has neither corpus nor grid.
+        return []
     shared = Shared(study)
     for name, experiment in study.grid.items():
         for recipe in _recipes(shared, name, experiment):

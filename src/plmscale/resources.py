@@ -11,6 +11,8 @@ from plmscale.architecture import Architecture
 
 # Below this size one core works as fast as two: the matrices are too small to share.
 ONE_THREAD_BELOW = 3e6
+# FLOP/s of a core in training, careful: what walltimes on nodes without GPUs are counted with.
+CORE_FLOPS = 2e9
 # A process that has imported PyTorch and DeepSpeed, and its launcher.
 _RANK_MB = 340
 _LAUNCHER_MB = 360

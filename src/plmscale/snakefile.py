@@ -11,6 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plmscale.cluster.check import check
+from plmscale.cluster.jobs import Jobs
+from plmscale.cluster.packs import Packs
+from plmscale.cluster.site import Allocator, read_site
 from plmscale.corpus.mixing import longest_recipes
 from plmscale.corpus.source_config import SourceConfig, file_names, is_plain_fasta
 from plmscale.errors import PlmscaleError
@@ -167,6 +171,41 @@ def trunk_of_run(run_dir: str, planned: str | None) -> str | None:
 def trunk_option(trunk: str | None, out: str) -> str:
     """Return the launcher's option for a run's trunk, quoted."""
     return f"--trunk-dir {shlex.quote(f'{out}/checkpoints/{trunk}')}" if trunk else ""
+
+
+def cluster_jobs(
+    study: Study,
+    chosen: Mapping[str, Run],
+    runs: Mapping[str, Run],
+    defaults: Mapping[str, Any],
+    inside: bool,
+) -> Jobs | None:
+    """Return what training jobs ask for on the nodes that a profile describes, or None without.
+
+    `defaults` are the profile's default-resources; `inside`: a job reads the rules on its node.
+    Raises SystemExit with one line where profile, cluster and grid do not fit each other.
+    """
+    try:
+        if (site := read_site(defaults)) is None:
+            return None
+        allocator, out = Allocator(study, site), Path(study.folder)
+        partition = str(defaults.get("slurm_partition") or "")
+        if not inside:
+            if partition:
+                check(site, partition)
+            for name, run in chosen.items():
+                if not (out / "runs" / name / "metrics.json").exists():
+                    allocator.need(run.recipe, out / "checkpoints" / name)
+        packs = Packs(out, chosen, runs, None if inside else allocator)
+    except PlmscaleError as error:
+        raise SystemExit(f"plmscale: error: {error}") from None
+    return Jobs(allocator, runs, packs, out, partition, inside)
+
+
+def pack_marker(jobs: Jobs | None, run_id: str) -> Any:
+    """Return the input of a run's recipe: the result of its pack where it has one."""
+    marker = jobs.packs.marker(run_id) if jobs else None
+    return [marker] if marker else []
 
 
 def prepare_environment(basedir: str | Path) -> None:

@@ -124,7 +124,7 @@ def test_mixed_objectives_get_laws_of_their_own(fit):
 
 
 def test_runs_trained_on_both_objectives_at_once_are_of_no_law(fit):
-    code, laws, said, _ = fit(pd.concat([table(), table("mixed", sizes=2)]))
+    code, laws, _, _ = fit(pd.concat([table(), table("mixed", sizes=2)]))
     assert code == 0 and list(laws["laws"]) == ["clm"]
     assert exponent(laws) == pytest.approx(exponent(fit(table())[1]))
     assert {row["objective"] for row in laws["excluded"]} == {"mixed"}
