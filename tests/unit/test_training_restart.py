@@ -70,7 +70,7 @@ def two_layers(**changes):
 
 
 @pytest.mark.slow  # about 40 s
-@pytest.mark.parametrize(("devices", "stage"), [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("devices", "stage"), [(1, 1), (2, 3)])
 def test_killed_at_random_moments_again_and_again(tmp_path, corpus, devices, stage):
     """SIGKILL falls anywhere: in a step, in a save, at the start, between two files at the end."""
     recipe = two_layers(steps=300)
@@ -85,7 +85,7 @@ def test_killed_at_random_moments_again_and_again(tmp_path, corpus, devices, sta
     rng = random.Random(devices * 10 + stage)
     kills = reached = 0
     lock, latest = folder / "checkpoint" / LOCK, folder / "checkpoint/latest.json"
-    while kills < 6 and not (run_dir / "metrics.json").exists():
+    while kills < 4 and not (run_dir / "metrics.json").exists():
         process = subprocess.Popen(
             command(run_dir, corpus, *options), env=environment(), stdout=subprocess.DEVNULL
         )
@@ -179,7 +179,7 @@ def test_all_stages_learn_the_same_at_any_number_of_ranks(tmp_path, corpus, prec
     """Also where the rows of a batch do not divide among the ranks (4 rows, 3 ranks)."""
     recipe = two_layers(precision=precision, steps=30)
     expected = valid(finish(tmp_path / "one", corpus, recipe, "--zero-stage=1"))
-    cases = [(1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (4, 1)]
+    cases = [(1, 3), (2, 1), (2, 2), (2, 3), (3, 2), (4, 1)]
     for devices, stage in cases:
         checkpointing = "on" if devices == 2 else "off"
         run_dir = finish(
