@@ -1,5 +1,6 @@
 # make demo    environment, then the main job; ends with the path of the report
 # make test    environment, then all tests          make quick   without the slow ones
+# make test-slurm   the rehearsal on a Slurm started on this machine; not yet part of `make test`
 # make lint    ruff, snakefmt, snakemake --lint     make config  rewrite config.yaml's comments and the schema
 # TORCH_SPEC picks another torch build:   make env TORCH_SPEC="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
 SHELL := /bin/bash
@@ -9,7 +10,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= all
-# The rehearsal on a real Slurm (tests/slurm) is started by hand: make test-slurm.
 TESTS := tests/unit tests/workflow tests/gpu
 RUN := env PATH="$(CURDIR)/$(BIN):$$PATH"
 
@@ -28,8 +28,10 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) python -m pytest $(TESTS)
 
+# Slurm is unpacked into the environment where that can be done; else its tests say why and skip.
 test-slurm: $(READY)
-	$(RUN) python -m pytest tests/slurm
+	@VENV="$(VENV)" bash scripts/make_slurm.sh
+	$(RUN) python -m pytest tests/slurm tests/unit/test_cluster.py
 
 quick: $(READY)
 	$(RUN) python -m pytest $(TESTS) -m "not slow"

@@ -139,12 +139,13 @@ if CLUSTER:
             **CLUSTER.pack(),
             checkpoint_seconds=STUDY.execution.checkpoint_seconds,
             keep="--keep-checkpoint" if STUDY.execution.keep_checkpoints else "",
+            layout=snakefile.layout_options(STUDY.execution),
         params:
             out=lambda wildcards: OUT,
         shell:
             "{resources.start} python -m plmscale.cluster.packjob --runs {input.runs:q}"
             " --out {params.out:q} --corpus $(dirname {input.corpus:q}) --done {output:q}"
-            " --at-once {resources.at_once} {resources.keep}"
+            " --at-once {resources.at_once} {resources.keep} {resources.layout}"
             " --checkpoint-seconds {resources.checkpoint_seconds} > {log:q} 2>&1"
 
 

@@ -59,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
     parser.add_argument("--keep-checkpoint", action="store_true")
+    # As the launcher of a single run has them.
+    parser.add_argument("--zero-stage", type=int, default=0)
+    parser.add_argument("--micro-rows", type=int, default=0)
+    parser.add_argument("--activation-checkpointing", default="auto")
+    parser.add_argument("--compile", default="auto")
     args = parser.parse_args(argv)
     try:
         members = members_of(
@@ -68,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             threads=args.threads,
             checkpoint_seconds=args.checkpoint_seconds,
             keep_checkpoint=args.keep_checkpoint,
+            zero_stage=args.zero_stage,
+            micro_rows=args.micro_rows,
+            activation_checkpointing=args.activation_checkpointing,
+            compile=args.compile,
         )
         pack = Pack(members, args.at_once)
         code = pack.run()

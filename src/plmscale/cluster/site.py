@@ -12,7 +12,7 @@ from typing import Any
 from plmscale import resources
 from plmscale.cluster import notes
 from plmscale.errors import PlmscaleError, suggest
-from plmscale.laws.advice.hardware import Gpu
+from plmscale.laws.advice.hardware import Gpu, gpus
 from plmscale.planning.machine import Machine, Wishes, machine
 from plmscale.planning.rates import ASSUMED, Rates
 from plmscale.planning.sizing import Sized, Sizer
@@ -65,7 +65,13 @@ class Site:
         """The GPUs that one run may have at most."""
         most = self.node_gpus * self.node_most
         if not self.node_gpu_gflops:
-            return machine(self.node_gpu, most, self.node_gpus)
+            try:
+                return machine(self.node_gpu, most, self.node_gpus)
+            except PlmscaleError:
+                raise PlmscaleError(
+                    f"profile: node_gpu: {self.node_gpu!r} is unknown{suggest(self.node_gpu, gpus())}"
+                    " (for another one give node_gpu_gflops and node_gpu_gb)"
+                ) from None
         peak, memory = self.node_gpu_gflops * 1e9, (self.node_gpu_gb or 80) * 1e9
         gpu = Gpu(self.node_gpu, peak, memory, "bf16", "profile")
         return Machine(gpu, most, self.node_gpus, peak)

@@ -7,8 +7,6 @@ import time
 import pytest
 from minicluster import wait_for
 
-pytestmark = pytest.mark.slow
-
 
 def train(project, study, **arguments):
     return project.start("--until", "train", study=study, **arguments)
@@ -20,8 +18,9 @@ def only_run(prepared, study):
     return run_id, loss
 
 
+@pytest.mark.rehearsal
 def test_two_nodes_are_one_run(project, prepared):
-    project.write_profile(node_gpus=1, node_packs=0)
+    project.write_profile(node_gpus=1, node_cpus=1, node_packs=0)
     run_id, loss = only_run(prepared, "two")
     project.finish(train(project, "two"))
     metrics = project.metrics(run_id, "two")
@@ -32,6 +31,7 @@ def test_two_nodes_are_one_run(project, prepared):
     assert "resumed" not in log
 
 
+@pytest.mark.rehearsal
 def test_scontrol_requeue(project, prepared, cluster):
     project.write_profile(node_packs=0)
     run_id, loss = only_run(prepared, "long")
@@ -45,6 +45,7 @@ def test_scontrol_requeue(project, prepared, cluster):
     assert project.metrics(run_id, "long")["resumed"] == 1
 
 
+@pytest.mark.rehearsal
 def test_scancel(project, prepared, cluster):
     project.write_profile(node_packs=0)
     run_id, loss = only_run(prepared, "long")
@@ -57,6 +58,7 @@ def test_scancel(project, prepared, cluster):
     assert project.metrics(run_id, "long")["resumed"] == 1
 
 
+@pytest.mark.rehearsal
 def test_a_node_is_lost(project, prepared, cluster):
     project.write_profile(node_packs=0)
     run_id, loss = only_run(prepared, "long")
@@ -75,6 +77,7 @@ def test_a_node_is_lost(project, prepared, cluster):
     assert project.metrics(run_id, "long")["resumed"] == 1
 
 
+@pytest.mark.rehearsal
 def test_walltime_ends_twice(project, prepared, cluster):
     project.write_profile(node_packs=0, node_walltime=1, node_signal_seconds=20)
     run_id, loss = only_run(prepared, "longer")
@@ -96,6 +99,7 @@ def held(cluster, run_id):
     return next((j for j, s, k in cluster.jobs() if run_id in k and s == "PENDING"), None)
 
 
+@pytest.mark.slow
 def test_snakemake_is_killed_and_started_again(project, prepared, cluster):
     """The second workflow must neither train beside the first one's job nor begin anew."""
     project.write_profile(node_packs=0)
@@ -122,6 +126,7 @@ def test_snakemake_is_killed_and_started_again(project, prepared, cluster):
     assert project.train_log(run_id, "long").count("already trained by another job") == 1
 
 
+@pytest.mark.rehearsal
 def test_the_controller_is_away(project, prepared, cluster):
     project.write_profile(node_packs=0)
     run_id, loss = only_run(prepared, "long")
@@ -133,3 +138,20 @@ def test_the_controller_is_away(project, prepared, cluster):
     project.finish(workflow)
     metrics = project.metrics(run_id, "long")
     assert metrics["loss"] == loss and metrics["resumed"] == 0
+
+
+@pytest.mark.rehearsal
+def test_preemption(project, prepared, cluster):
+    """Jobs of a partition of higher rank take all GPUs; the run goes on when they have left."""
+    project.write_profile(node_packs=0)
+    run_id, loss = only_run(prepared, "long")
+    workflow = train(project, "long")
+    project.wait_for_checkpoint(run_id, "long")
+    job = cluster.running_job(run_id)
+    words = ["sbatch", "--parsable", "-p", "urgent", "-N", 4, "--exclusive", "-t", 5]
+    other = cluster.run(*words, "--output=/dev/null", "--wrap", "sleep 8")
+    cluster.release(job)
+    project.finish(workflow)
+    metrics = project.metrics(run_id, "long")
+    assert metrics["loss"] == loss and metrics["resumed"] == 1
+    assert other not in {number for number, *_ in cluster.jobs() if _[0] == "RUNNING"}
