@@ -306,10 +306,16 @@ def test_watching_rewrites_the_screen_and_gives_it_back(smoke, monkeypatch):
         if len(times) == 1:
             finish(loaded, runs[0])
         else:
+            assert len(times) == 2, "Ctrl-C did not end it"
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGTERM)
-    assert command.watch(view(smoke), 1.0, out, sleep) == 0
+    # A job in the background is born with Ctrl-C ignored; a person's terminal is not.
+    born = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert command.watch(view(smoke), 1.0, out, sleep) == 0
+    finally:
+        signal.signal(signal.SIGINT, born)
     assert signal.getsignal(signal.SIGTERM) is before
     shown = out.getvalue()
     assert shown.startswith("\x1b[?1049h\x1b[?25l") and shown.count("\x1b[H") == 2
