@@ -6,6 +6,7 @@ import gc
 import importlib.util
 
 from gpu_training import batch_of, device, peak_gigabytes, shape_of, speeds
+from training_speed import esm_config
 
 
 def esm(spec, folder):
@@ -53,23 +54,9 @@ def esm_step(arch, spec, inputs, targets, micro):
     """A function that takes a step, and the parameters of the layers."""
     import torch
     from torch.nn import functional
-    from transformers import EsmConfig, EsmForMaskedLM
+    from transformers import EsmForMaskedLM
 
-    config = EsmConfig(
-        vocab_size=arch.vocab_size,
-        hidden_size=arch.d_model,
-        num_hidden_layers=arch.n_layers,
-        num_attention_heads=arch.n_heads,
-        intermediate_size=arch.d_ff * 3 // 2,
-        max_position_embeddings=spec["context"] + 2,
-        position_embedding_type="rotary",
-        pad_token_id=0,
-        mask_token_id=3,
-        token_dropout=False,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation=spec["attention"],
-    )
+    config = esm_config(arch, spec["context"], attn_implementation=spec["attention"])
     model = EsmForMaskedLM(config).to(device(), torch.bfloat16).train()
     layers = sum(p.numel() for p in model.esm.encoder.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)

@@ -118,25 +118,33 @@ def build_bare(run):
     )
 
 
-def build_esm(run):
-    import torch
-    from transformers import EsmConfig, EsmForMaskedLM
+def esm_config(arch, context, **more):
+    """Hugging Face's ESM of our width and depth, as many parameters, no dropout."""
+    from transformers import EsmConfig
 
-    arch = run.arch
-    config = EsmConfig(
+    return EsmConfig(
         vocab_size=arch.vocab_size,
         hidden_size=arch.d_model,
         num_hidden_layers=arch.n_layers,
         num_attention_heads=arch.n_heads,
         intermediate_size=arch.d_ff * 3 // 2,
-        max_position_embeddings=CONTEXT + 2,
+        max_position_embeddings=context + 2,
         position_embedding_type="rotary",
         pad_token_id=0,
         mask_token_id=3,
         token_dropout=False,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        **more,
     )
+
+
+def build_esm(run):
+    import torch
+    from transformers import EsmForMaskedLM
+
+    arch = run.arch
+    config = esm_config(arch, CONTEXT)
     model = EsmForMaskedLM(config).to(torch.bfloat16).train()
     layers = sum(p.numel() for p in model.esm.encoder.parameters())
     return bare_step(model, lambda m, x: m(x).logits, *batch_of(run)), layers

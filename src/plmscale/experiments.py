@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 from plmscale.fields import Objective, Part, Positive, Slug, Strict
 
 
-class Experiment(Strict):
+class Experiment(Strict, ABC):
     """What all kinds share. Every list of values is a sweep: each is combined with each."""
 
     objectives: list[Objective] = Field(
@@ -46,9 +47,9 @@ class Experiment(Strict):
         """Return the objectives that runs end with, in order."""
         return list(dict.fromkeys(self.objectives))
 
+    @abstractmethod
     def all_sizes(self) -> list[str]:
         """Return the names of all sizes asked for."""
-        raise NotImplementedError
 
     def all_mixes(self) -> list[str]:
         """Return the names of all mixes asked for."""

@@ -43,7 +43,7 @@ class Run:
 
     recipe: Recipe
     experiments: list[str] = field(default_factory=list)
-    # The next shorter run with the same beginning (schedule wsd): a saving, not part of the recipe.
+    # A run with the same beginning (schedule wsd) to go on from: a saving, not part of the recipe.
     trunk: str | None = None
 
     @property

@@ -8,14 +8,11 @@ import csv
 import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-from training_fixtures import command, environment, make_recipe, write_run
+from training_fixtures import command, environment, make_recipe
 
-from plmscale.files import sha256_file, write_json
+from plmscale.files import write_json
 
-RESULTS = ("curve.csv", "validation.csv", "model.safetensors")
 WSD = {
     "name": "wsd",
     "warmup_steps": 5,
@@ -104,10 +101,6 @@ def curve(run_dir, split):
     return {int(r["step"]): float(r["loss"] or "nan") for r in rows}
 
 
-def digests(run_dir):
-    return {name: sha256_file(run_dir / name) for name in RESULTS}
-
-
 # Puts SIGTERM to itself right after a step.
 STOP = """
 import os, signal
@@ -130,31 +123,6 @@ def recipe_of(**changes):
     return make_recipe(**{"objective": "mlm", "validation": validation, **changes})
 
 
-def job(folder, corpus, recipe, **more):
-    run_dir = write_run(folder, recipe)
-    return {
-        "recipe": str(run_dir / "recipe.json"),
-        "corpus": str(corpus),
-        "run_dir": str(run_dir),
-        "checkpoint_dir": str(folder / "checkpoint"),
-        **more,
-    }
-
-
 def child_of(recipe, **changes):
     parent = {"run_id": recipe["run_id"], "fingerprint": recipe["fingerprint"]}
     return make_recipe(objective="mlm", steps=5, parent=parent, **changes)
-
-
-def alive(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

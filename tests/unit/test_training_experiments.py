@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from training_fixtures import launch, make_corpus, make_recipe, metrics, write_run
+from training_fixtures import curve, finish, launch, make_corpus, make_recipe, metrics, write_run
 
 from plmscale.files import fingerprint, sha256_file
 from plmscale.schedule import decay_start, learning_rate, trunk_of
@@ -27,18 +27,6 @@ WSD = {
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def finish(folder, corpus, recipe, *more):
-    run_dir = write_run(folder, recipe)
-    done = launch(run_dir, corpus, *more)
-    assert done.returncode == 0, done.stderr
-    return run_dir
-
-
-def curve(run_dir, split):
-    with open(run_dir / "curve.csv", newline="") as handle:
-        return [float(r["loss"]) for r in csv.DictReader(handle) if r["split"] == split]
 
 
 def test_cosine_reproduces_the_papers_shape():

@@ -4,8 +4,8 @@ import os
 import signal
 
 import pytest
-from fault_bench import Bench, alive, child_of, job, recipe_of, wait_for
-from training_fixtures import make_corpus, make_recipe
+from fault_bench import Bench, child_of, recipe_of
+from training_fixtures import alive, job, make_corpus, make_recipe, wait_for
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json

@@ -5,11 +5,10 @@ import csv
 import pytest
 from fault_bench import (
     Bench,
-    digests,
     recipe_of,
     stop_at,
 )
-from training_fixtures import make_corpus, make_recipe, metrics, write_run
+from training_fixtures import digests, make_corpus, make_recipe, metrics, write_run
 
 from plmscale.files import sha256_file
 

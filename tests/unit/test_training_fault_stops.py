@@ -8,11 +8,10 @@ from fault_bench import (
     WSD,
     Bench,
     curve,
-    digests,
     recipe_of,
     stop_at,
 )
-from training_fixtures import make_corpus, make_recipe, metrics, write_run
+from training_fixtures import digests, make_corpus, make_recipe, metrics, write_run
 
 from plmscale.files import sha256_file
 from plmscale.schedule import decay_start

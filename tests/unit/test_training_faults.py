@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_bench import WSD, Bench, curve, digests, recipe_of, stop_at
-from training_fixtures import command, make_corpus, make_recipe, metrics, write_run
+from fault_bench import WSD, Bench, curve, recipe_of, stop_at
+from training_fixtures import command, digests, make_corpus, make_recipe, metrics, write_run
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import write_json

@@ -7,29 +7,25 @@ import sys
 import time
 
 import pytest
-from training_fixtures import environment, launch, make_corpus, make_recipe, metrics, write_run
+from training_fixtures import (
+    digests,
+    environment,
+    job,
+    launch,
+    make_corpus,
+    make_recipe,
+    metrics,
+    write_run,
+)
 
 from plmscale.errors import PlmscaleError
-from plmscale.files import sha256_file, write_json
+from plmscale.files import write_json
 from plmscale.training.pack import read_jobs
-
-RESULTS = ("curve.csv", "validation.csv", "model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def job(folder, corpus, recipe, **more):
-    run_dir = write_run(folder, recipe)
-    return {
-        "recipe": str(run_dir / "recipe.json"),
-        "corpus": str(corpus),
-        "run_dir": str(run_dir),
-        "checkpoint_dir": str(folder / "checkpoint"),
-        **more,
-    }
 
 
 def pack(path, runs, *more):
@@ -38,10 +34,6 @@ def pack(path, runs, *more):
     return subprocess.Popen(
         args, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def same(one, two):
-    return all(sha256_file(one / name) == sha256_file(two / name) for name in RESULTS)
 
 
 def test_packed_runs_equal_runs_alone_and_a_failure_is_its_own(tmp_path, corpus):
@@ -71,7 +63,7 @@ def test_packed_runs_equal_runs_alone_and_a_failure_is_its_own(tmp_path, corpus)
     assert "FAILED with exit code 2" in said and "[4/4]" in said
     assert "too small for one step" in (tmp_path / "broken/checkpoint/train.log").read_text()
     for name in recipes:
-        assert same(tmp_path / name / "run", alone[name])
+        assert digests(tmp_path / name / "run") == digests(alone[name])
     assert metrics(tmp_path / "child/run")["parent"]["run_id"] == clm["run_id"]
     again = pack(tmp_path / "jobs.json", runs, "--at-once=4")
     said, _ = again.communicate(timeout=60)
@@ -99,7 +91,7 @@ def test_a_stopped_pack_saves_and_goes_on(tmp_path, corpus):
         assert metrics(tmp_path / str(n) / "run")["resumed"] == 1
         run_dir = write_run(tmp_path / f"alone{n}", recipe)
         assert launch(run_dir, corpus).returncode == 0
-        assert same(tmp_path / str(n) / "run", run_dir)
+        assert digests(tmp_path / str(n) / "run") == digests(run_dir)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Runs that are stopped, killed, moved to other devices or out of space, against undisturbed ones."""
 
-import csv
 import json
 import os
 import random
@@ -15,51 +14,30 @@ import pytest
 import torch
 from training_fixtures import (
     command,
+    curve,
+    digests,
     environment,
+    finish,
     launch,
     make_corpus,
     make_recipe,
     metrics,
+    wait_for,
     write_run,
 )
 
 from plmscale.errors import PlmscaleError
-from plmscale.files import read_json, sha256_file, write_json
+from plmscale.files import read_json, write_json
 from plmscale.training import checkpoint
 from plmscale.training.data import NO_SAMPLE, training_samples
 from plmscale.training.layout import Plan
 from plmscale.training.lock import LOCK, owned
 from plmscale.training.objectives import examples
 
-RESULTS = ("curve.csv", "validation.csv", "model.safetensors")
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-def finish(folder, corpus, recipe, *more, **env):
-    run_dir = write_run(folder, recipe)
-    done = launch(run_dir, corpus, *more, **env)
-    assert done.returncode == 0, done.stderr
-    return run_dir
-
-
-def digests(run_dir):
-    return {name: sha256_file(run_dir / name) for name in RESULTS}
-
-
-def valid(run_dir):
-    with open(run_dir / "curve.csv", newline="") as handle:
-        return [float(r["loss"]) for r in csv.DictReader(handle) if r["split"] == "valid"]
 
 
 def two_layers(**changes):
@@ -170,7 +148,7 @@ def test_goes_on_at_other_ranks_and_stages(tmp_path, corpus):
     done = launch(run_dir, corpus, "--devices=2", "--zero-stage=2")
     assert done.returncode == 0, done.stderr
     assert len(seen) >= 3
-    assert valid(run_dir) == pytest.approx(valid(whole), abs=2e-5)
+    assert curve(run_dir, "valid") == pytest.approx(curve(whole, "valid"), abs=2e-5)
 
 
 @pytest.mark.slow  # about 20 s
@@ -178,7 +156,7 @@ def test_goes_on_at_other_ranks_and_stages(tmp_path, corpus):
 def test_all_stages_learn_the_same_at_any_number_of_ranks(tmp_path, corpus, precision):
     """Also where the rows of a batch do not divide among the ranks (4 rows, 3 ranks)."""
     recipe = two_layers(precision=precision, steps=30)
-    expected = valid(finish(tmp_path / "one", corpus, recipe, "--zero-stage=1"))
+    expected = curve(finish(tmp_path / "one", corpus, recipe, "--zero-stage=1"), "valid")
     cases = [(1, 3), (2, 1), (2, 2), (2, 3), (3, 2), (4, 1)]
     for devices, stage in cases:
         checkpointing = "on" if devices == 2 else "off"
@@ -193,7 +171,7 @@ def test_all_stages_learn_the_same_at_any_number_of_ranks(tmp_path, corpus, prec
         result = metrics(run_dir)
         assert (result["devices"], result["zero_stage"]) == (devices, stage)
         tolerance = 2e-6 if precision == "fp32" else 1e-2
-        assert valid(run_dir) == pytest.approx(expected, abs=tolerance), (devices, stage)
+        assert curve(run_dir, "valid") == pytest.approx(expected, abs=tolerance), (devices, stage)
 
 
 def test_data_and_masks_are_the_same_at_any_number_of_ranks(corpus):
@@ -378,7 +356,7 @@ def test_two_torchrun_nodes_train_one_run(tmp_path, corpus):
         agents.append(subprocess.Popen(args, env=environment(), stderr=subprocess.DEVNULL))
     assert [agent.wait(120) for agent in agents] == [0, 0]
     assert metrics(run_dir)["devices"] == 2
-    assert valid(run_dir) == pytest.approx(valid(one), abs=2e-6)
+    assert curve(run_dir, "valid") == pytest.approx(curve(one, "valid"), abs=2e-6)
 
 
 def test_srun_tasks_train_one_run(tmp_path, corpus):
@@ -399,7 +377,7 @@ def test_srun_tasks_train_one_run(tmp_path, corpus):
         tasks.append(subprocess.Popen(args, env=environment(**env)))
     assert [task.wait(120) for task in tasks] == [0, 0]
     assert metrics(run_dir)["devices"] == 2
-    assert valid(run_dir) == pytest.approx(valid(one), abs=2e-6)
+    assert curve(run_dir, "valid") == pytest.approx(curve(one, "valid"), abs=2e-6)
 
 
 def test_a_lost_rank_ends_the_others(tmp_path, corpus):

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from training_fixtures import (
+    alive,
     command,
+    curve,
     environment,
+    finish,
     launch,
     make_corpus,
     make_recipe,
     metrics,
+    wait_for,
     write_run,
 )
 
@@ -37,20 +41,8 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def finish(folder, corpus, recipe, *more, **env):
-    run_dir = write_run(folder, recipe)
-    done = launch(run_dir, corpus, *more, **env)
-    assert done.returncode == 0, done.stderr
-    return run_dir
-
-
 def same_results(one, two):
     return [name for name in RESULTS if (one / name).read_bytes() != (two / name).read_bytes()]
-
-
-def curve(run_dir, split):
-    with open(run_dir / "curve.csv", newline="") as handle:
-        return [float(r["loss"]) for r in csv.DictReader(handle) if r["split"] == split]
 
 
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
@@ -172,22 +164,8 @@ def test_fork_server_and_cold_start_give_equal_files(tmp_path, corpus):
     assert same_results(warm, cold) == []
 
 
-def wait_for(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def owner(folder):
     return read_json(folder / "checkpoint/owner.lock")["pid"]
-
-
-def alive(pid):
-    try:
-        return "Z" not in open(f"/proc/{pid}/stat").read().rsplit(")")[1].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("warm", ["auto", "never"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from plmscale.architecture import Architecture
 from plmscale.files import fingerprint, sha256_file, write_json
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ("curve.csv", "validation.csv", "model.safetensors")
 
 
 def make_corpus(
@@ -152,6 +156,53 @@ def launch(run_dir: Path, corpus: Path, *more: str, **env: str) -> subprocess.Co
         text=True,
         timeout=300,
     )
+
+
+def finish(folder: Path, corpus: Path, recipe: dict[str, Any], *more: str, **env: str) -> Path:
+    """Train `recipe` in `folder` to its end; return the run folder."""
+    run_dir = write_run(folder, recipe)
+    done = launch(run_dir, corpus, *more, **env)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def curve(run_dir: Path, split: str) -> list[float]:
+    """Return the losses of a finished run's curve of split `train` or `valid`."""
+    with open(run_dir / "curve.csv", newline="") as handle:
+        return [float(r["loss"]) for r in csv.DictReader(handle) if r["split"] == split]
+
+
+def digests(run_dir: Path) -> dict[str, str]:
+    """Return the SHA-256 of what two equal runs must have byte for byte."""
+    return {name: sha256_file(run_dir / name) for name in RESULTS}
+
+
+def job(folder: Path, corpus: Path, recipe: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return a run of a pack's jobs file, with its recipe written into `folder`."""
+    run_dir = write_run(folder, recipe)
+    return {
+        "recipe": str(run_dir / "recipe.json"),
+        "corpus": str(corpus),
+        "run_dir": str(run_dir),
+        "checkpoint_dir": str(folder / "checkpoint"),
+        **more,
+    }
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs; one that nobody has waited for does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until `condition()` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
 
 
 def metrics(run_dir: Path) -> dict[str, Any]:

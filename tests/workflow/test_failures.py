@@ -119,7 +119,7 @@ def test_a_typo_in_the_config_stops_before_any_job(tmp_path):
     checkout = Checkout(tmp_path / "clone")
     checkout.write_study("typo", "overlays: smoke.yaml\nstudy: typo\ntraining: {weight_decy: 1}\n")
     done = checkout.snakemake(study="typo", check=False)
-    assert "training.weight_decy: unknown key; did you mean weight_decay?" in done.text
+    assert "training.weight_decy: unknown key; did you mean weight_decay or decay?" in done.text
     assert done.returncode != 0 and "Traceback" not in done.text
     assert not (checkout.folder / "results").exists()
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-# Parts that a GPU has.
+# Parts that a GPU has; `resources: gpu_parts` of a profile without Slurm counts in them.
 PARTS = 8
 _WAIT_SECONDS = 0.5
 

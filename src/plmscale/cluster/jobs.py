@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plmscale.cluster import kept
+from plmscale.cluster.devices import PARTS
 from plmscale.cluster.packs import Packs
 from plmscale.cluster.site import Allocator, Need
 from plmscale.cluster.slurm import Queue
@@ -19,8 +20,6 @@ from plmscale.training.lock import LOCK
 
 # What a job asks for that only puts results of another job in their place.
 _QUICK = Need(1, 1, 1, 0, 1000, 15, 1, 0.0)
-# A GPU's parts, as `resources: gpu_parts` of a profile without Slurm counts them.
-PARTS = 8
 
 
 class Jobs:

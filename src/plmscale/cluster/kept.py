@@ -16,7 +16,7 @@ from typing import Any
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
-from plmscale.training.launch import OUTPUTS
+from plmscale.training.launch import OUTPUTS, all_there
 
 _FOLDER = "finished"
 
@@ -38,7 +38,7 @@ def restore(recipe: dict[str, Any], run_dir: Path, checkpoint_dir: Path) -> bool
 def is_kept(recipe: dict[str, Any], checkpoint_dir: Path) -> bool:
     """Return whether whole results of this recipe are kept."""
     kept = checkpoint_dir / _FOLDER
-    if not all((kept / name).exists() for name in OUTPUTS):
+    if not all_there(kept):
         return False
     try:
         found = read_json(kept / "metrics.json")

@@ -73,8 +73,8 @@ class Site:
                     " (for another one give node_gpu_gflops and node_gpu_gb)"
                 ) from None
         peak, memory = self.node_gpu_gflops * 1e9, (self.node_gpu_gb or 80) * 1e9
-        gpu = Gpu(self.node_gpu, peak, memory, "bf16", "profile")
-        return Machine(gpu, most, self.node_gpus, peak)
+        gpu = Gpu(self.node_gpu, peak, peak, memory, "bf16", "profile")
+        return Machine(gpu, most, self.node_gpus)
 
 
 def read_site(entries: Mapping[str, Any]) -> Site | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from plmscale.cluster import devices, kept, notes, slurm
 from plmscale.files import read_json
-from plmscale.training.launch import OUTPUTS
+from plmscale.training.launch import all_there
 
 # 128 + SIGUSR1, 128 + SIGTERM: what a trainer returns that was told to stop and has saved.
 STOPPED = (138, 143)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with placed(place, args.command, job) as (words, added):
         code, short = run_watched(words, added, pass_on=not job)
     if code == 0:
-        if recipe and all((args.run_dir / name).exists() for name in OUTPUTS):
+        if recipe and all_there(args.run_dir):
             kept.keep(args.run_dir, args.checkpoint_dir)
         notes.write(args.checkpoint_dir, requeued_at=None)
         return 0

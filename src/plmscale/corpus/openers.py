@@ -20,7 +20,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_GZIP, _ZSTD, _XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00"
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\x00"}
+# Bytes at the start of a file that tell how it is packed.
+START_BYTES = max(map(len, _MAGIC.values()))
 
 # What reading a cut or damaged file raises. EOFError is a stream without its end; all three
 # formats carry checksums, so a flipped byte is found, too.
@@ -38,15 +40,25 @@ def packing(path: str | Path) -> str:
     """Return `plain`, `gzip`, `zstd` or `xz`; raise PlmscaleError where `path` cannot be read."""
     try:
         with open(path, "rb") as handle:
-            start = handle.read(len(_XZ))
+            start = handle.read(START_BYTES)
     except FileNotFoundError:
         raise PlmscaleError(f"{path}: no such FASTA file") from None
     except OSError as error:
         raise PlmscaleError(f"{path}: cannot be read: {error.strerror}") from None
-    for name, magic in (("gzip", _GZIP), ("zstd", _ZSTD), ("xz", _XZ)):
-        if start.startswith(magic):
-            return name
-    return "plain"
+    return packing_of(start)
+
+
+def packing_of(start: bytes) -> str:
+    """Return `plain`, `gzip`, `zstd` or `xz` by the first START_BYTES bytes."""
+    return next((name for name, magic in _MAGIC.items() if start.startswith(magic)), "plain")
+
+
+def unpacked(raw: BinaryIO, kind: str) -> BinaryIO:
+    """Return a stream of the content of `raw`, which is packed as `kind` says."""
+    if kind == "plain":
+        return raw
+    # ISA-L unpacks protein text at three times the speed of zlib.
+    return {"gzip": igzip.open, "zstd": zstd.open, "xz": lzma.open}[kind](raw, "rb")
 
 
 @contextlib.contextmanager
@@ -60,14 +72,8 @@ def open_sequences(
     taken from the file, packed as they are.
     """
     kind = packing(path)
-    with _Counted(path, advance) as raw:
-        if kind == "plain":
-            yield raw  # type: ignore[misc]
-            return
-        # ISA-L unpacks protein text at three times the speed of zlib.
-        unpacked = {"gzip": igzip.open, "zstd": zstd.open, "xz": lzma.open}[kind](raw, "rb")
-        with unpacked as handle:
-            yield handle
+    with _Counted(path, advance) as raw, unpacked(raw, kind) as handle:  # type: ignore[arg-type]
+        yield handle
 
 
 class _Counted(io.FileIO):

@@ -21,7 +21,7 @@ from plmscale.export.shards import SHARD_BYTES, write_shards
 from plmscale.export.source import Source, read_source, read_weights
 from plmscale.export.tokenizer import write_tokenizer
 from plmscale.export.verify import Compared, NotChecked, compare_logits
-from plmscale.files import atomic_write, disk_full_is_told, sha256_file, write_json
+from plmscale.files import atomic_write, disk_full_is_told, follow_umask, sha256_file, write_json
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _CODE = Path(__file__).parent / "remote_code"
@@ -135,10 +135,7 @@ def _beside(goal: Path) -> Iterator[Path]:
             f"--out {goal}: the folder cannot be made there ({error.strerror})"
         ) from None
     try:
-        # mkdtemp makes folders private; results are shared within a group, so follow the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)
+        follow_umask(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,13 +13,9 @@ from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, sha256_file
 from plmscale.model import Transformer, folded, load_weights
+from plmscale.model.loading import CONFIG, WEIGHTS
 
-_CONFIG, _METRICS, _RECIPE, _WEIGHTS = (
-    "config.json",
-    "metrics.json",
-    "recipe.json",
-    "model.safetensors",
-)
+_METRICS, _RECIPE = "metrics.json", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,10 @@ def read_source(run_dir: str | Path) -> Source:
     that are not those which the run wrote.
     """
     folder = Path(run_dir)
-    for name in (_CONFIG, _METRICS, _WEIGHTS):
+    for name in (CONFIG, _METRICS, WEIGHTS):
         if not (folder / name).is_file():
             raise PlmscaleError(f"{folder}: no finished run, {name} is missing; has it finished?")
-    config, metrics = read_json(folder / _CONFIG), read_json(folder / _METRICS)
+    config, metrics = read_json(folder / CONFIG), read_json(folder / _METRICS)
     recipe = read_json(folder / _RECIPE) if (folder / _RECIPE).is_file() else {}
     status = metrics.get("status") if isinstance(metrics, dict) else None
     if status not in ("done", "diverged"):
@@ -69,16 +65,16 @@ def read_source(run_dir: str | Path) -> Source:
         objective, context = config["objective"], int(config["context"])
     except (KeyError, TypeError, ValueError) as error:
         raise PlmscaleError(
-            f"{folder / _CONFIG}: not the config of a run of plmscale ({error!r})"
+            f"{folder / CONFIG}: not the config of a run of plmscale ({error!r})"
         ) from None
     if objective not in ("clm", "mlm", "mixed"):
         raise PlmscaleError(
-            f"{folder / _CONFIG}: objective {objective!r} is unknown; expected clm, mlm or mixed"
+            f"{folder / CONFIG}: objective {objective!r} is unknown; expected clm, mlm or mixed"
         )
-    digest = sha256_file(folder / _WEIGHTS)
+    digest = sha256_file(folder / WEIGHTS)
     if digest != metrics.get("weights_sha256", digest):
         raise PlmscaleError(
-            f"{folder / _WEIGHTS}: damaged, its SHA-256 is not the one in {_METRICS}; restore the "
+            f"{folder / WEIGHTS}: damaged, its SHA-256 is not the one in {_METRICS}; restore the "
             "file or train the run again"
         )
     return Source(
@@ -108,7 +104,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
         wanted = tuple(expected[name]) if name in expected else None
         if found != wanted:
             raise PlmscaleError(
-                f"{source.folder / _WEIGHTS}: {name} has shape {found}, the architecture in "
-                f"{_CONFIG} needs {wanted}; do the two files belong to one run?"
+                f"{source.folder / WEIGHTS}: {name} has shape {found}, the architecture in "
+                f"{CONFIG} needs {wanted}; do the two files belong to one run?"
             )
     return folded(weights, source.arch)[0]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plmscale.errors import PlmscaleError
-from plmscale.files import atomic_write, disk_full_is_told
+from plmscale.files import atomic_write, disk_full_is_told, follow_umask
 
 PARQUET = (".parquet", ".pq")
 _TEXT = {".tsv": "\t", ".csv": ","}
@@ -139,9 +139,7 @@ def folder_writer(out: Path) -> Iterator[Path]:
     try:
         with disk_full_is_told(out):
             yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)
+        follow_umask(folder)
         os.rename(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

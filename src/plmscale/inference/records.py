@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import lzma
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,10 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from isal import igzip
 
 from plmscale.corpus import alphabet
-from plmscale.corpus.openers import DAMAGED, open_sequences, zstd
+from plmscale.corpus.openers import (
+    DAMAGED,
+    START_BYTES,
+    open_sequences,
+    packing_of,
+    unpacked,
+)
 from plmscale.errors import PlmscaleError
 
 STDIN = "-"
@@ -27,7 +31,6 @@ LONGEST_RECORD = 64 << 20
 _CHUNK = 1 << 20
 _SHOWN = 80
 _WHITE = b" \t\r\n\x0b\x0c"
-_PACKED = {b"\x1f\x8b": igzip.open, b"\x28\xb5\x2f\xfd": zstd.open, b"\xfd7zXZ\x00": lzma.open}
 
 # As the corpus is cleaned by default: lower case is upper case, J is X, the rest of UOBZX stays.
 _TOKENS = np.zeros(256, np.uint8)
@@ -163,14 +166,10 @@ def _opened(path: str | Path, advance: Callable[[int], object]) -> Iterator[Bina
             yield handle
         return
     source = sys.stdin.buffer
-    start = source.read(6)
+    start = source.read(START_BYTES)
     raw = io.BufferedReader(_Rejoined(start, source, advance))
-    for magic, opener in _PACKED.items():
-        if start.startswith(magic):
-            with opener(raw, "rb") as handle:
-                yield handle
-            return
-    yield raw
+    with unpacked(raw, packing_of(start)) as handle:
+        yield handle
 
 
 class _Rejoined(io.RawIOBase):

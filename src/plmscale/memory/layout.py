@@ -21,6 +21,8 @@ ENOUGH_TOKENS = 2048
 # Tokens of a micro batch on a CPU: what stays in its cache.
 MICRO_TOKENS_CPU = 8192
 _MOST_DEVICES = 1 << 16
+# What a setting says; `auto` leaves it to `choose`.
+SWITCH: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
 
 
 @dataclass(frozen=True)

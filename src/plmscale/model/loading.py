@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
-from plmscale.files import read_json, sha256_file, write_json
+from plmscale.files import follow_umask, read_json, sha256_file, write_json
 from plmscale.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -34,10 +34,7 @@ def save_model(run_dir: str | Path, weights: dict[str, Tensor], config: dict[str
         save_file(plain, part, metadata={"format": "pt"})
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
-        # Made private by the library; results are shared as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        follow_umask(part)
         os.replace(part, run_dir / WEIGHTS)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)

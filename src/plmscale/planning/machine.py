@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 
 from plmscale.errors import PlmscaleError
-from plmscale.laws.advice.hardware import Gpu, find_gpu, table_path
+from plmscale.laws.advice.hardware import Gpu, find_gpu
 
 PER_NODE = 8
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`gpus` equal GPUs in nodes of `per_node`; the last (or only) node may have fewer.
-
-    fp32_flops: peak without tensor cores, FLOP/s: what training in fp32 uses, as torch computes
-        fp32 products in fp32 unless told otherwise.
-    """
+    """`gpus` equal GPUs in nodes of `per_node`; the last (or only) node may have fewer."""
 
     gpu: Gpu
     gpus: int
     per_node: int
-    fp32_flops: float
 
     @property
     def node(self) -> int:
@@ -42,7 +36,7 @@ class Machine:
 
     def peak(self, precision: str) -> float:
         """Return one GPU's peak in FLOP/s in bf16 or fp32."""
-        return self.gpu.peak_flops if precision == "bf16" else self.fp32_flops
+        return self.gpu.peak_flops if precision == "bf16" else self.gpu.fp32_flops
 
 
 @dataclass(frozen=True)
@@ -81,15 +75,7 @@ def machine(name: str, gpus: int, per_node: int = PER_NODE) -> Machine:
     for option, value in (("--gpus", gpus), ("--gpus-per-node", per_node)):
         if value < 1:
             raise PlmscaleError(f"{option} {value} is not a positive number")
-    gpu = find_gpu(name)
-    return Machine(gpu, gpus, per_node, fp32_peaks()[gpu.name])
-
-
-def fp32_peaks() -> dict[str, float]:
-    """Return fp32 FLOP/s without tensor cores by name, from resources/hardware.tsv."""
-    text = table_path().read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return {row["name"]: float(row["fp32_flops"]) for row in rows}
+    return Machine(find_gpu(name), gpus, per_node)
 
 
 def _positive(option: str, value: float) -> None:

@@ -86,7 +86,7 @@ def _machine_dict(on: Machine) -> dict[str, Any]:
         "nodes": len(on.nodes),
         "memory_bytes": on.gpu.memory_bytes,
         "peak_flops": on.gpu.peak_flops,
-        "fp32_flops": on.fp32_flops,
+        "fp32_flops": on.gpu.fp32_flops,
         "format": on.gpu.format,
     }
 

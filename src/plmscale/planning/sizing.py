@@ -11,7 +11,7 @@ from plmscale import memory
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
 from plmscale.memory import Layout
-from plmscale.memory.layout import ENOUGH_TOKENS
+from plmscale.memory.layout import ENOUGH_TOKENS, SWITCH
 from plmscale.planning.machine import Machine, Wishes
 from plmscale.planning.packing import packed_share, slots
 from plmscale.planning.rates import Rates
@@ -142,7 +142,6 @@ class Sizer:
         key = (architecture, recipe["context"], recipe["batch_rows"], precision, gpus)
         if key not in self._layouts:
             execution = self.execution
-            asked = {"auto": None, "on": True, "off": False}[execution.activation_checkpointing]
             try:
                 self._layouts[key] = memory.choose(
                     Architecture.from_dict(recipe["architecture"]),
@@ -154,7 +153,7 @@ class Sizer:
                     precision=precision,
                     zero_stage=execution.zero_stage,
                     micro_rows=execution.micro_rows,
-                    checkpointing=asked,
+                    checkpointing=SWITCH[execution.activation_checkpointing],
                 )
             except PlmscaleError as error:
                 self._layouts[key] = error

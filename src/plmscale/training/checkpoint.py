@@ -32,7 +32,7 @@ from torch import Tensor
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
 from plmscale.training.lock import Owner
-from plmscale.training.state import KINDS, Reader, adam_step, fill, fragments
+from plmscale.training.state import KINDS, adam_step, fill, fragments
 
 LATEST = "latest.json"
 STATE = "state.json"
@@ -320,11 +320,6 @@ class Stored:
                 )
             self._checked.add((rank, key))
         return tensor
-
-
-def reader(folder: Path) -> Reader:
-    """Return a reader of a checkpoint folder's weights and moments."""
-    return Stored(folder, read_json(folder / STATE)["ranks"]).read
 
 
 def of_first(value: bool, device: str) -> bool:

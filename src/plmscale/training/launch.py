@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json
@@ -27,9 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def all_there(folder: Path) -> bool:
+    """Return whether a folder holds every file that a run ends with."""
+    return all((folder / name).exists() for name in OUTPUTS)
+
+
 def finished(options: Options) -> bool:
     """Return whether the run folder already holds this recipe's results."""
-    if not all((options.run_dir / name).exists() for name in OUTPUTS):
+    if not all_there(options.run_dir):
         return False
     recipe, metrics = read_json(options.recipe), read_json(options.run_dir / "metrics.json")
     return metrics.get("fingerprint") == recipe.get("fingerprint")

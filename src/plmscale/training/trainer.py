@@ -16,6 +16,7 @@ from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
 from plmscale.files import fingerprint, finite, read_json
 from plmscale.laws.advice.hardware import find_gpu
+from plmscale.memory.layout import SWITCH
 from plmscale.schedule import decay_start, evaluation_steps, learning_rate, trunk_of
 from plmscale.training import checkpoint, results
 from plmscale.training import engine as engines
@@ -123,7 +124,6 @@ class Run:
         for number in _STOP_SIGNALS:
             signal.signal(number, self._stop)
         self.samples = training_samples(options.corpus, recipe)
-        checkpointing = {"auto": None, "on": True, "off": False}[options.activation_checkpointing]
         self.plan = plan_batch(
             self.arch,
             self.batch_rows,
@@ -134,7 +134,7 @@ class Run:
             precision=self.precision,
             zero_stage=options.zero_stage,
             micro_rows=options.micro_rows,
-            checkpointing=checkpointing,
+            checkpointing=SWITCH[options.activation_checkpointing],
         )
         self.feed = Feed(self._examples, recipe["steps"], ahead=self.device == "cuda")
         self.validator = Validator(
@@ -144,7 +144,8 @@ class Run:
         # nothing would be fused. Attention is compiled all the same.
         long = recipe["flops_6nd"] >= _COMPILE_FROM_FLOPS and self.plan.zero_stage < 3
         long = long and self.device == "cuda"
-        self.compiled = {"auto": long, "on": True, "off": False}[options.compile]
+        asked = SWITCH[options.compile]
+        self.compiled = long if asked is None else asked
         self.engine = engines.build(
             recipe, self.plan, self.precision, self.device, weights, self.compiled
         )
@@ -252,8 +253,8 @@ class Run:
                 self.saver.wait()
                 # Who started the ranks kills the others soon after the first has left.
                 checkpoint.barrier()
-                saved = self.saver.report.failed == failed
-                kept = "saved" if saved else "with an earlier checkpoint"
+                written = self.saver.report.failed == failed
+                kept = "saved" if written else "with an earlier checkpoint"
                 self._say(f"stopped at step {step:,} by {signal.Signals(stop).name}, {kept}")
                 raise SystemExit(128 + stop)
         self._tick("train_seconds", mark)

@@ -20,12 +20,16 @@ _NAME = "hardware.tsv"
 class Gpu:
     """A GPU: dense peak in FLOPs a second in 16-bit floats, and memory in bytes.
 
+    fp32_flops: peak without tensor cores: what training in fp32 uses, as torch computes fp32
+        products in fp32 unless told otherwise.
+
     Memory is what the maker's datasheet states, GB as 1e9 bytes. The driver often shows more (an
     80 GB H100 about 85e9), which a plan leaves as reserve; a run asks the driver.
     """
 
     name: str
     peak_flops: float
+    fp32_flops: float
     memory_bytes: float
     format: str
     source: str
@@ -54,8 +58,8 @@ def gpus() -> dict[str, Gpu]:
 
 
 def _gpu(row: dict[str, str]) -> Gpu:
-    peak, memory = float(row["peak_flops"]), float(row["memory_bytes"])
-    return Gpu(row["name"], peak, memory, row["format"], row["source"])
+    peak, fp32, memory = (float(row[k]) for k in ("peak_flops", "fp32_flops", "memory_bytes"))
+    return Gpu(row["name"], peak, fp32, memory, row["format"], row["source"])
 
 
 def find_gpu(name: str) -> Gpu:
