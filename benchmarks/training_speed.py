@@ -71,7 +71,7 @@ def build_trainer(folder, threads):
         run.step += 1
         run.train_step(run.step)
         if run.step % 50 == 0:
-            run.log(run.step, time.monotonic())
+            run.log(run.step)
 
     return run, step
 

@@ -16,6 +16,11 @@ from typing import IO, Any
 from plmscale.errors import PlmscaleError
 
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(PlmscaleError):
+    """No space left, or none within the quota: the same may work later."""
 
 
 @contextmanager
@@ -60,11 +65,27 @@ def disk_full_is_told(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not says_full(error):
             raise
-        raise PlmscaleError(
+        raise DiskFull(
             f"no space left on the disk while writing {path}; free some and start again"
         ) from error
+
+
+def says_full(error: Exception) -> bool:
+    """Return whether an error means a full disk; safetensors' own tells it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+def remove_leavings(folder: Path) -> None:
+    """Remove what writes that were killed left under their temporary names (`.NAME.*.tmp`).
+
+    Only for a folder in which nothing else is being written.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from fault_bench import WSD, Bench, curve, recipe_of, stop_at
-from training_fixtures import command, digests, make_corpus, make_recipe, metrics, write_run
+from training_fixtures import (
+    command,
+    digests,
+    finish,
+    make_corpus,
+    make_recipe,
+    metrics,
+    write_run,
+)
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import write_json
@@ -241,6 +249,61 @@ def test_a_disk_full_to_the_last_byte_costs_only_the_checkpoint(tmp_path, monkey
     folder.mkdir()
     other._write(folder, 1, {"weight/a": torch.ones(2)}, [], {})
     assert other.report.failed == 1 and not list(folder.glob("*.safetensors"))
+
+
+def test_results_wait_for_room_on_the_disk(tmp_path, bench, corpus):
+    """A trained model is not lost because the disk is full when it ends."""
+    whole = finish(tmp_path / "whole", corpus, recipe_of())
+    run_dir = write_run(tmp_path, recipe_of())
+    patch = (
+        "import os\n"
+        "from safetensors import SafetensorError\n"
+        "from plmscale.model import loading\n"
+        "from plmscale.training import results\n"
+        "results.RETRY_SECONDS = 0.05\n"
+        "_save, left = loading.save_file, [2]\n"
+        "def save_file(*args, **more):\n"
+        "    if left[0]:\n"
+        "        left[0] -= 1\n"
+        "        raise SafetensorError('I/O error: No space left on device (os error 28)')\n"
+        "    return _save(*args, **more)\n"
+        "loading.save_file = save_file\n"
+    )
+    code, said = bench.run(run_dir, corpus, patch=patch)
+    assert code == 0, said
+    assert said.count("trained, but") == 1 and "trying again every 0.05 s for 20 minutes" in said
+    assert digests(run_dir) == digests(whole)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_results_do_not_wait_for_room_for_ever(tmp_path, bench, corpus, told):
+    """Until the time is up, or the run is told to stop; what is there is never called finished."""
+    run_dir = write_run(tmp_path, recipe_of())
+    patch = (
+        "import os, signal\n"
+        "from plmscale import files\n"
+        "from plmscale.training import results\n"
+        f"results.PATIENCE = {1e9 if told else 0.3}\n"
+        f"results.RETRY_SECONDS = {1e9 if told else 0.05}\n"
+        "def full(*args):\n"
+        f"    if {told}: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    raise files.DiskFull('no space left')\n"
+        "results.write_validation = full\n"
+    )
+    code, said = bench.run(run_dir, corpus, patch=patch)
+    assert code == 2 and "error: no space left" in said, said
+    assert not (run_dir / "metrics.json").exists()
+
+
+def test_leavings_of_killed_writes_are_removed(tmp_path, bench, corpus):
+    run_dir = write_run(tmp_path, recipe_of())
+    left = [run_dir / ".model.safetensors.7.tmp", tmp_path / "checkpoint/.latest.json.x1.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"a part")
+    code, said = bench.run(run_dir, corpus)
+    assert code == 0, said
+    assert not [path for path in left if path.exists()]
 
 
 def test_a_save_that_dies_of_anything_is_counted(tmp_path, monkeypatch):

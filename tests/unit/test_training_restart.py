@@ -28,7 +28,7 @@ from training_fixtures import (
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
-from plmscale.training import checkpoint
+from plmscale.training import checkpoint, lock
 from plmscale.training.data import NO_SAMPLE, training_samples
 from plmscale.training.layout import Plan
 from plmscale.training.lock import LOCK, owned
@@ -294,7 +294,9 @@ def test_heartbeat_of_another_machine_is_waited_for(tmp_path):
     assert read_json(tmp_path / LOCK)["mark"] == ""
 
 
-def test_an_owner_that_beats_elsewhere_keeps_the_run(tmp_path):
+@pytest.mark.parametrize("clock", [0, -7200, 7200])
+def test_an_owner_that_beats_elsewhere_keeps_the_run(tmp_path, clock):
+    """Whatever its clock says."""
     beating = subprocess.Popen(
         [
             sys.executable,
@@ -302,7 +304,8 @@ def test_an_owner_that_beats_elsewhere_keeps_the_run(tmp_path):
             "import json, os, sys, time\n"
             "for n in range(400):\n"
             f"    open({str(tmp_path / LOCK)!r} + '.new', 'w').write(json.dumps("
-            "{'mark': 'other', 'pid': 7, 'host': 'elsewhere', 'time': time.time()}))\n"
+            "{'mark': 'other', 'pid': 7, 'host': 'elsewhere', 'time': time.time() + "
+            f"{clock}}}))\n"
             f"    os.rename({str(tmp_path / LOCK)!r} + '.new', {str(tmp_path / LOCK)!r})\n"
             "    time.sleep(0.05)",
         ]
@@ -317,6 +320,17 @@ def test_an_owner_that_beats_elsewhere_keeps_the_run(tmp_path):
     finally:
         beating.kill()
         beating.wait()
+
+
+def test_a_mark_of_long_ago_is_not_waited_for(tmp_path, monkeypatch):
+    write_json(tmp_path / LOCK, {"mark": "other", "pid": 7, "host": "elsewhere", "time": 0})
+    os.utime(tmp_path / LOCK, (1, 1))
+    naps = []
+    monkeypatch.setattr(lock.time, "sleep", naps.append)
+    with owned(tmp_path, patience=0.1, beat=2.0) as mine:
+        assert read_json(tmp_path / LOCK)["mark"] == mine.mark
+    # Only the one after the takeover.
+    assert naps in ([], [1.0])
 
 
 def test_an_owner_that_was_replaced_leaves(tmp_path):

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from plmscale.architecture import Architecture
 from plmscale.errors import PlmscaleError
-from plmscale.files import follow_umask, read_json, sha256_file, write_json
+from plmscale.files import (
+    DiskFull,
+    follow_umask,
+    read_json,
+    says_full,
+    sha256_file,
+    write_json,
+)
 from plmscale.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +45,8 @@ def save_model(run_dir: str | Path, weights: dict[str, Tensor], config: dict[str
         os.replace(part, run_dir / WEIGHTS)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
-        raise PlmscaleError(
+        kind = DiskFull if says_full(error) else PlmscaleError
+        raise kind(
             f"{run_dir / WEIGHTS}: cannot be written ({error}); free some space and start again"
         ) from error
     write_json(run_dir / CONFIG, config)

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -26,7 +27,7 @@ LOCK = "owner.lock"
 BEAT_SECONDS = 10.0
 # So many missed beats mean that the owner is gone, or so cut off that it will find itself replaced.
 _MISSED = 6
-# No two clocks differ by more.
+# Nobody need watch a mark as old as this to know that it is not renewed.
 _LONG_AGO = 3600.0
 
 
@@ -114,6 +115,7 @@ def _acquire(handle: Any, path: Path, patience: float, beat: float) -> bool:
     """Wait until no live owner is left; return whether the kernel's lock is held, too."""
     start = changed = time.monotonic()
     first = seen = _read(path)
+    old = _age(path) > _LONG_AGO
     while True:
         locked = _lock(handle)
         # What cannot be read is as good as not changed.
@@ -121,7 +123,7 @@ def _acquire(handle: Any, path: Path, patience: float, beat: float) -> bool:
         if owner != seen:
             seen, changed = owner, now
         # Clocks of two machines may differ, so silence is measured here, by watching.
-        silent = now - changed >= _MISSED * beat or time.time() - owner.get("time", 0) > _LONG_AGO
+        silent = now - changed >= _MISSED * beat or old
         if locked is not False and (silent or _gone(owner, told=bool(locked))):
             return bool(locked)
         if locked:
@@ -133,6 +135,20 @@ def _acquire(handle: Any, path: Path, patience: float, beat: float) -> bool:
                 "stop it or wait for it to end"
             )
         time.sleep(min(0.2, beat / 5))
+
+
+def _age(path: Path) -> float:
+    """Return seconds since the last write, both ends by the clock of the file system itself."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        ) as new:
+            new.write(b"now")
+            new.flush()
+            os.fsync(new.fileno())
+            return os.stat(new.name).st_mtime - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _lock(handle: Any) -> bool | None:

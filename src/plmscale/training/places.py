@@ -30,7 +30,8 @@ def resolve(launcher: str, environment: Mapping[str, str] | None = None) -> str:
 def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """Return torch's variables for a task of srun: the first node of the step listens.
 
-    The port follows from the step's number, so that all tasks agree on it without talking.
+    The port follows from the step's number, so that all tasks agree on it without talking. It lies
+    below those that Linux lends to outgoing connections (32768 and above).
     """
     try:
         rank, world = environment["SLURM_PROCID"], environment["SLURM_STEP_NUM_TASKS"]
@@ -47,7 +48,7 @@ def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
         "WORLD_SIZE": world,
         "LOCAL_RANK": local,
         "MASTER_ADDR": environment.get("MASTER_ADDR") or first_node(nodes),
-        "MASTER_PORT": environment.get("MASTER_PORT") or str(20000 + number % 20000),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(12000 + number % 20000),
     }
 
 

@@ -178,7 +178,7 @@ def rank_main(options: Options) -> None:
     keep_freed_memory()
     import torch
 
-    from plmscale.files import read_json
+    from plmscale.files import read_json, remove_leavings
     from plmscale.training import checkpoint, engine
     from plmscale.training.launch import finished
     from plmscale.training.lock import owned
@@ -201,6 +201,8 @@ def rank_main(options: Options) -> None:
         with owned(options.checkpoint_dir) if rank == 0 else nullcontext() as owner:
             if rank == 0:
                 checkpoint.claim(options.checkpoint_dir, read_json(options.recipe))
+                for folder in (options.checkpoint_dir, options.run_dir):
+                    remove_leavings(folder)
             engine.start_distributed(device)
             # Another process may have trained it while this one waited for the lock.
             if not checkpoint.of_first(finished(options), device):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor
 
 from plmscale.architecture import Architecture
-from plmscale.errors import PlmscaleError
-from plmscale.files import fingerprint, finite, read_json
-from plmscale.laws.advice.hardware import find_gpu
+from plmscale.files import finite, read_json
 from plmscale.memory.layout import SWITCH
-from plmscale.schedule import decay_start, evaluation_steps, learning_rate, trunk_of
+from plmscale.schedule import decay_start, evaluation_steps, learning_rate
 from plmscale.training import checkpoint, results
 from plmscale.training import engine as engines
+from plmscale.training.agreement import Agreement
 from plmscale.training.data import training_samples, validation_samples
 from plmscale.training.evaluate import Validation, Validator, row_losses
 from plmscale.training.feed import Feed
@@ -30,21 +28,15 @@ from plmscale.training.objectives import IGNORED, causal_rows, examples
 from plmscale.training.options import Options
 from plmscale.training.parent import Parent, ParentFailed, parent_of
 from plmscale.training.recipe import check
-from plmscale.training.records import (
-    Curve,
-    DivergenceRule,
-    Progress,
-    Spikes,
-    at_once,
-    write_progress,
-)
+from plmscale.training.records import DivergenceRule, Spikes
+from plmscale.training.trunks import kept_state
+from plmscale.training.watch import Watch
 
 _CLOCKS = ("train_seconds", "valid_seconds", "wall_seconds")
 # Slurm sends one of them before a job's time is up, as --signal asks; the other ends it.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Compiling the blocks costs about a minute: not for runs that train for a few.
 _COMPILE_FROM_FLOPS = 1e17
-_VOTE_SECONDS = 5.0
 # Share of the time that saving may keep training waiting.
 _STALL_SHARE = 0.05
 
@@ -94,11 +86,11 @@ class Run:
         self.startup_seconds = 0.0
         self.samples: Any = None
         self.engine: Any = None
-        self.curve: Curve | None = None
+        # Rank 0's alone.
+        self.watch: Watch | None = None
         self.last_validation: Validation | None = None
         self.parent: dict[str, Any] | None = None
         self.trunk: dict[str, Any] | None = None
-        self.progress: Progress | None = None
         self.curve_rows = min(recipe["validation"]["rows"], recipe["validation"]["curve_rows"])
         self.stopping = 0
         # Sums since the last logged point: nats, predicted tokens. float64, so that a resumed
@@ -158,15 +150,17 @@ class Run:
             self.trunk = state["trunk"]
             points = self._take_up(state)
             self._say(f"resumed at step {self.step:,}")
-        elif (folder := self._trunk_folder()) is not None:
-            state = checkpoint.restore(self.engine, folder)
-            points = self._take_up(state)
-            self.trunk = {"run_id": state["run_id"], "step": self.step}
-            self._say(f"goes on from step {self.step:,} of {state['run_id']}")
+        else:
+            folder, why = kept_state(options.trunk_dir, recipe, self.precision)
+            if why:
+                self._say(f"{why}; training from the start")
+            if folder is not None:
+                state = checkpoint.restore(self.engine, folder)
+                points = self._take_up(state)
+                self.trunk = {"run_id": state["run_id"], "step": self.step}
+                self._say(f"goes on from step {self.step:,} of {state['run_id']}")
         if self.rank == 0:
-            self.curve = Curve(
-                options.run_dir / "tensorboard", self.tokens_per_step, self.arch.n_params, points
-            )
+            self.watch = Watch(self, points)
 
     def _take_up(self, state: dict[str, Any]) -> list[Any]:
         """Go on from a checkpoint's state; return its curve."""
@@ -179,26 +173,6 @@ class Run:
         self.spikes.recent, self.spikes.count = state["spikes"]
         self.guard.restore(state["guard"])
         return state["curve"]
-
-    def _trunk_folder(self) -> Path | None:
-        """Return the latest kept state of the trunk's run that this run would have gone through."""
-        there = self.options.trunk_dir
-        if there is None or not (there / "recipe.json").exists():
-            return None
-        other = read_json(there / "recipe.json")
-        if fingerprint(trunk_of(other)) != fingerprint(trunk_of(self.recipe)):
-            self._say(f"{there} has another beginning; training from the start")
-            return None
-        step = decay_start(other["steps"], other["schedule"])
-        if not 0 < step <= self.decay_start:
-            return None
-        # Not yet moved where that run kept its last checkpoint, or was killed at its end.
-        places = (there / "trunk" / f"step-{step}", there / f"step-{step}")
-        found = next((folder for folder in places if checkpoint.is_whole(folder)), None)
-        if found and read_json(found / checkpoint.STATE)["precision"] != self.precision:
-            self._say(f"{found} was trained in another precision; training from the start")
-            return None
-        return found
 
     def _say(self, line: str) -> None:
         if self.rank == 0:
@@ -213,11 +187,10 @@ class Run:
         evaluations = set(evaluation_steps(steps, recipe["validation"]["evaluations"]))
         # About a hundred logged points, and at least every 50 steps: each costs a host sync.
         every = max(1, min(50, steps // 100))
-        self.progress = Progress(recipe["run_id"], steps, self.tokens_per_step)
         self.startup_seconds = time.time() - self.options.started
         mark = saved = time.monotonic()
-        self._logged_at, self._logged_step = mark, self.step
-        self._voted_at, self._voted_step, self._vote_every = mark, self.step, 1
+        self._rest(self.step)
+        agreement = Agreement(self.device, self.world, self.step)
         while self.step < steps:
             self.step += 1
             step = self.step
@@ -235,19 +208,19 @@ class Run:
                     self.engine.module, self.rank, self.world, rows
                 )
                 mark = self._tick("valid_seconds", mark)
-                self._logged_at, self._logged_step = mark, step
+                self._rest(step)
                 loss = self.last_validation.first(self.curve_rows).loss
-                if self.curve is not None:
-                    self.curve.add(step, "valid", loss)
+                if self.watch is not None:
+                    self.watch.curve.add(step, "valid", loss)
                 if not math.isfinite(loss) or not math.isfinite(self.last_validation.loss):
                     return "diverged", f"validation loss is not finite at step {step}"
             due = time.monotonic() - saved >= self._checkpoint_every()
-            stop, due = self._agree(self.stopping, due, logged)
+            stop, due = agreement.reach(step, self.stopping, due, self.saver.busy, logged)
             if (stop or due or keep) and step < steps:
                 mark = self._tick("train_seconds", mark)
                 self._save()
                 mark = saved = time.monotonic()
-                self._logged_at, self._logged_step = mark, step
+                self._rest(step)
             if stop and step < steps:
                 failed = self.saver.report.failed
                 self.saver.wait()
@@ -318,57 +291,17 @@ class Run:
         if counts["in_a_row"] >= limit:
             return f"{limit} steps in a row were refused by step {step} (gradients not finite, or spikes)"
         spike = self.spikes.see(loss)
-        if self.curve is not None:
-            now = time.monotonic()
-            seconds = max(now - self._logged_at, 1e-9)
-            speed = (step - self._logged_step) * self.tokens_per_step / seconds
-            self._logged_at, self._logged_step = now, step
-            self.curve.add(step, "train", loss)
-            values = {
-                "optimizer/learning_rate": self.rate,
-                "optimizer/gradient_norm": float(self.guard.norm),
-                "optimizer/steps_refused": counts["nonfinite"] + counts["spikes"],
-                "loss/spikes": self.spikes.count,
-                "speed/tokens_per_second": speed,
-                "memory/peak_gigabytes": results.peak_memory(self.device) / 1e9,
-            }
-            if peak := self.peak_flops():
-                values["speed/mfu"] = 6 * self.arch.n_params * speed / (peak * self.world)
-            self.curve.watch(step, values)
-            notes = ", loss spike" if spike else ""
-            if refused := int(counts["nonfinite"] + counts["spikes"]):
-                notes += f", {refused} steps refused"
-            if (shown := self.progress.show(step, loss, notes)) is not None:
-                self._tell(step, loss, shown)
+        if self.watch is not None:
+            self.watch.trained(step, loss, counts, spike)
         return self.rule.judge(step, loss) or ""
 
-    def _tell(self, step: int, loss: float, speed: float) -> None:
-        """Leave word of where the run is; docs/status.md has the format."""
-        valid = self.last_validation
-        values = {
-            "schema": 1,
-            "run_id": self.recipe["run_id"],
-            "step": step,
-            "steps": self.recipe["steps"],
-            "loss": loss,
-            "valid_loss": valid.first(self.curve_rows).loss if valid is not None else None,
-            "tokens_per_second": speed,
-            "wall_seconds": self.clocks["wall_seconds"] + time.time() - self.options.started,
-            "time": time.time(),
-            "devices": self.world,
-            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
-            "at_once": at_once(),
-        }
-        write_progress(self.options.checkpoint_dir / "progress.json", values)
+    def _rest(self, step: int) -> None:
+        if self.watch is not None:
+            self.watch.rest(step)
 
-    def peak_flops(self) -> float | None:
-        """Return the bf16 peak of one device in FLOP/s where the hardware table knows it."""
-        if self.device != "cuda":
-            return None
-        try:
-            return find_gpu(torch.cuda.get_device_name()).peak_flops
-        except PlmscaleError:
-            return None
+    def wall_seconds(self) -> float:
+        """Return the time since the start, with that of earlier starts, in seconds."""
+        return self.clocks["wall_seconds"] + time.time() - self.options.started
 
     def _tick(self, clock: str, mark: float) -> float:
         if self.device == "cuda":
@@ -376,27 +309,6 @@ class Run:
         now = time.monotonic()
         self.clocks[clock] += now - mark
         return now
-
-    def _agree(self, stop: int, due: bool, logged: bool) -> tuple[int, bool]:
-        """Let all ranks stop or save at the same step.
-
-        On GPUs, where it waits for the device, only every few seconds: a job about to be ended gets
-        little more than that.
-        """
-        if self.world == 1:
-            return stop, due and not self.saver.busy
-        since = self.step - self._voted_step
-        if self.device == "cuda" and not logged and since < self._vote_every:
-            return 0, False
-        pace = round(1000 * (time.monotonic() - self._voted_at) / max(1, since))
-        # Not while any rank still writes: it would have to wait, and all the others for it.
-        votes = torch.tensor([stop, int(due), int(self.saver.busy), pace], device=self.device)
-        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        stops, dues, writing, pace = votes.tolist()
-        # The slowest rank's pace, so that all of them vote again at the same step.
-        self._voted_at, self._voted_step = time.monotonic(), self.step
-        self._vote_every = max(1, round(1000 * _VOTE_SECONDS / max(1, pace)))
-        return stops, dues > 0 and not writing
 
     def _checkpoint_every(self) -> float:
         """Seconds between checkpoints: as asked; where each stops training for over a second,
@@ -408,18 +320,17 @@ class Run:
     def _save(self) -> None:
         if self.saved_step == self.step:
             return
-        wall = self.clocks["wall_seconds"] + time.time() - self.options.started
         state = {
             "run_id": self.recipe["run_id"],
             "resumed": self.resumed,
-            "clocks": {**self.clocks, "wall_seconds": wall},
+            "clocks": {**self.clocks, "wall_seconds": self.wall_seconds()},
             "sums": self._summed(),
             "rule": [self.rule.first, self.rule.above],
             "spikes": [self.spikes.recent, self.spikes.count],
             "guard": self.guard.saved(),
             "trunk": self.trunk,
             "precision": self.precision,
-            "curve": self.curve.points if self.curve is not None else [],
+            "curve": self.watch.curve.points if self.watch is not None else [],
         }
         self.saver.save(self.engine, self.step, finite(state))
         self.saved_step = self.step
