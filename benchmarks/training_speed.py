@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import sys
 import tempfile
@@ -153,7 +154,8 @@ def build_esm(run):
 def main():
     options = arguments()
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29517")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        os.environ["MASTER_PORT"] = str(free.getsockname()[1])
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
