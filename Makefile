@@ -2,6 +2,7 @@
 # make test    environment, then all tests          make quick   without the slow ones
 # make test-slurm   the rehearsal on a Slurm started on this machine; not yet part of `make test`
 # make lint    ruff, snakefmt, snakemake --lint     make config  rewrite config.yaml's comments and the schema
+# make bundle  all that an installation without a network needs, as one file in build/ (docs/environments.md)
 # TORCH_SPEC picks another torch build:   make env TORCH_SPEC="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,12 +14,13 @@ CORES ?= all
 TESTS := tests/unit tests/workflow tests/gpu
 RUN := env PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env demo test test-slurm quick lint config clean
+.PHONY: env demo test test-slurm quick lint config bundle clean
 
 env: $(READY)
 
 $(READY): pyproject.toml requirements.lock scripts/make_env.sh
-	PYTHON="$(PYTHON)" TORCH_SPEC="$(TORCH_SPEC)" VENV="$(VENV)" bash scripts/make_env.sh
+	PYTHON="$(PYTHON)" TORCH_SPEC="$(TORCH_SPEC)" VENV="$(VENV)" \
+	  WHEELS="$(WHEELS)" TOOLS="$(TOOLS)" bash scripts/make_env.sh
 	@touch $(READY)
 
 demo: $(READY)
@@ -44,6 +46,11 @@ lint: $(READY)
 
 config: $(READY)
 	$(RUN) python scripts/write_config.py
+
+# PYTHON_VERSION, PLATFORM, SEQKIT, STUDY: scripts/make_bundle.sh
+bundle: $(READY)
+	TORCH_SPEC="$(TORCH_SPEC)" VENV="$(VENV)" PYTHON_VERSION="$(PYTHON_VERSION)" PLATFORM="$(PLATFORM)" \
+	  SEQKIT="$(SEQKIT)" STUDY="$(STUDY)" bash scripts/make_bundle.sh
 
 clean:
 	rm -rf $(VENV) .snakemake

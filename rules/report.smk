@@ -16,6 +16,10 @@ rule resolved_study:
         "printf '%s' {params.study:q} > {output:q} 2> {log:q}"
 
 
+PART = snakefile.part_text(CHOICE, len(RUNS), len(ALL_RUNS))
+PART_OF_REPORT = ["--part", PART] if PART else []
+
+
 rule report_html:
     input:
         runs=f"{VIEW}/runs.csv",
@@ -36,9 +40,11 @@ rule report_html:
     params:
         figures=lambda wildcards, input: str(Path(input.figures[0]).parent),
         origin=lambda wildcards: ORIGIN_OF_REPORT,
+        # A function, too: a selection may hold braces.
+        part=lambda wildcards: PART_OF_REPORT,
     shell:
         "python -m plmscale.report --runs {input.runs:q} --laws {input.laws:q}"
         " --findings {input.findings:q} --holdout {input.holdout:q}"
         " --sensitivity {input.sensitivity:q} --figures {params.figures:q}"
-        " --study {input.study:q} {params.origin:q} --out {output:q}"
+        " --study {input.study:q} {params.origin:q} {params.part:q} --out {output:q}"
         " > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"

@@ -1,25 +1,44 @@
 #!/usr/bin/env bash
 # Make the virtual environment and bring seqkit and MMseqs2 into it; touches nothing outside it.
+#   WHEELS=dir   install from this folder of wheels alone, with no network (wheels/ of a bundle)
+#   TOOLS=dir    programs to take along; they go before those on PATH (tools/ of a bundle)
 set -euo pipefail
 venv=${VENV:-.venv}
 python=${PYTHON:-python3}
 torch=${TORCH_SPEC:-torch==2.13.0}
+wheels=${WHEELS:-}
+tools=${TOOLS:-}
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'make env: %s\n' "$*" >&2; exit 2; }
+
+[ -z "$wheels" ] || compgen -G "$wheels/torch-*.whl" >/dev/null ||
+  die "WHEELS=$wheels holds no wheel of torch; give the folder wheels/ of an unpacked bundle"
+[ -z "$tools" ] || [ -d "$tools" ] || die "TOOLS=$tools is no folder"
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   die "plmscale needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=/path/to/python3.11"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
   die "cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv"
 
+pip_install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+if [ -n "$wheels" ]; then
+  # Settings of pip that name an index, a folder or a constraint must not lead elsewhere.
+  while read -r name; do unset "$name"; done < <(compgen -e PIP_ || true)
+  export PIP_CONFIG_FILE=/dev/null
+  pip_install+=(--no-index --find-links "$(cd "$wheels" && pwd)")
+fi
+
 say "Installing torch ($torch) ..."
 # shellcheck disable=SC2086  # TORCH_SPEC may hold pip options
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check $torch
+"${pip_install[@]}" $torch
 say "Installing plmscale and what it stands on ..."
 # DeepSpeed's compiled extras are not used: no compiler needed, nothing built for minutes.
-DS_BUILD_OPS=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  --constraint requirements.lock --editable '.[dev]'
+DS_BUILD_OPS=0 "${pip_install[@]}" --constraint requirements.lock --editable '.[dev]'
+
+if [ -n "$tools" ]; then
+  for program in "$tools"/*; do install -m 755 "$program" "$venv/bin/"; done
+fi
 
 # seqkit has no wheel. Take it from PATH, else unpack the distribution's package without root.
 if ! PATH="$venv/bin:$PATH" command -v seqkit >/dev/null; then

@@ -55,10 +55,15 @@ def row(run_dir: str | Path) -> dict[str, Any]:
     }
 
 
+def write_table(run_dirs: Iterable[str | Path], runs_csv: str | Path) -> None:
+    """Write `runs_csv` (and .parquet): a row a run, from recipe.json and metrics.json of each."""
+    write_runs(pd.DataFrame([row(folder) for folder in run_dirs]), runs_csv)
+
+
 def collect(run_dirs: Iterable[str | Path], runs_csv: str | Path, curves: str | Path) -> None:
     """Write `runs_csv` (and .parquet), and copy every curve to `curves`/<run_id>.csv."""
     folders = [Path(folder) for folder in run_dirs]
-    write_runs(pd.DataFrame([row(folder) for folder in folders]), runs_csv)
+    write_table(folders, runs_csv)
     curves = Path(curves)
     curves.mkdir(parents=True, exist_ok=True)
     for folder in folders:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import plmscale
+from plmscale.files import read_json
 
 _PACKAGES = [
     "torch",
@@ -42,7 +43,12 @@ def _git(*args: str) -> str | None:
 
 @cache
 def git_state() -> dict[str, str | bool | None]:
-    """Return commit (None outside a repository) and whether tracked files were changed."""
+    """Return commit (None outside a repository) and whether tracked files were changed.
+
+    A checkout out of a bundle is no repository; what it was made from stands in bundle.json.
+    """
+    if (told := Path(plmscale.__file__).parents[2] / "bundle.json").exists():
+        return {"commit": read_json(told).get("commit"), "dirty": None}
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {"commit": commit, "dirty": None if changed is None else bool(changed)}

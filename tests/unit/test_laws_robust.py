@@ -93,6 +93,12 @@ def test_too_few_budgets_are_a_note_and_a_wrong_limit_an_error(runs):
         holdout(runs, up_to=1e8)
 
 
+def test_a_part_of_a_study_may_lie_on_one_side_of_the_limit(runs):
+    for limit, said in ((1e13, "no runs above 1e+13"), (1e8, "no runs up to 1e+08")):
+        found = holdout(runs, up_to=limit, allow_empty=True)
+        assert found["objectives"] == {} and said in found["note"]
+
+
 def test_sensitivity_tells_the_choice_that_matters(runs):
     """A table whose sizes are wrong by a power of C moves the exponent by just that power."""
     shifted = runs.assign(n_params=runs["n_params"] * (runs["flops"] / LAW.middle) ** 0.2)

@@ -122,7 +122,7 @@ def requeue(job: str, checkpoint_dir: Path, members: Sequence[Path]) -> str:
     saved, before = notes.steps_saved(members), notes.read(checkpoint_dir)["requeued_at"]
     if before is not None and saved <= before:
         return (
-            "no step was saved since the last time its walltime was over; raise walltime_minutes "
+            "no step was saved since the last time its walltime was over; raise node_walltime "
             "in the profile, or lower execution.checkpoint_seconds"
         )
     notes.write(checkpoint_dir, requeued_at=saved)

@@ -37,6 +37,7 @@ def holdout(
     flops_column: str = "flops_6nd",
     n_boot: int = 400,
     seed: int = 0,
+    allow_empty: bool = False,
 ) -> dict[str, Any]:
     """Fit the runs up to the budget `up_to` and compare what follows with the larger ones.
 
@@ -47,7 +48,8 @@ def holdout(
     (a factor for N, nats for L) and whether what was seen lies inside.
 
     A table with fewer than two budgets has nothing to hold out: no objectives, and a `note`.
-    Raises PlmscaleError when a given `up_to` leaves no budget on one of its two sides.
+    So has, with `allow_empty`, one whose given `up_to` leaves no budget on one of its two sides:
+    a part of a study, or one that is not finished. Else that raises PlmscaleError.
     """
     shared = {"schema": 1, "flops_column": flops_column, "n_boot": n_boot, "seed": seed}
     table = select(runs, flops_column).runs
@@ -58,8 +60,12 @@ def holdout(
     seen = _seen(table, limit, seed)
     kept = table[_reach(table) <= limit * _SLACK]
     if not any(seen.values()) or kept.empty:
+        lacking = f"no runs {'up to' if kept.empty else 'above'} {limit:.3g} FLOPs"
+        if allow_empty:
+            note = f"there are {lacking}, which laws.fit_up_to asks for"
+            return {**shared, "up_to": float(limit), "objectives": {}, "note": note}
         raise PlmscaleError(
-            f"holdout: no runs {'up to' if kept.empty else 'above'} {limit:.3g} FLOPs; "
+            f"holdout: {lacking}; "
             "give --up-to (laws.fit_up_to) a budget between the smallest and the largest"
         )
     chosen = [name for name in methods if name not in SINGLE_LAWS] if methods else None

@@ -21,6 +21,8 @@ def add_subcommands(subparsers: Any) -> None:
     hold.add_argument("--up-to", type=float, metavar="FLOPS",
                       help="largest budget to fit; default: the largest but one")  # fmt: skip
     hold.add_argument("--methods", nargs="+", metavar="METHOD", help="all by default")
+    hold.add_argument("--allow-empty", action="store_true",
+                      help="write holdout.json even where --up-to leaves nothing to foretell")  # fmt: skip
     hold.set_defaults(run=run_holdout)
 
     sens = subparsers.add_parser(
@@ -51,7 +53,9 @@ def run_holdout(args: argparse.Namespace) -> None:
     from plmscale.files import write_json
     from plmscale.laws.holdout import holdout
 
-    found = holdout(up_to=args.up_to, methods=args.methods, **_read(args))
+    found = holdout(
+        up_to=args.up_to, methods=args.methods, allow_empty=args.allow_empty, **_read(args)
+    )
     write_json(args.out, found)
     print(json.dumps(found, indent=2, sort_keys=True) if args.json else holdout_text(found))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,15 +10,15 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
-from markupsafe import Markup
 
 from plmscale.errors import PlmscaleError
 from plmscale.figures import data, findview, lawview
 from plmscale.figures.speed import PARTS, time_table
 from plmscale.files import read_json
 from plmscale.laws.fittext import grouped
-from plmscale.report import holds, tables, verdicts, words, worth
-from plmscale.report.captions import CAPTIONS, GROUPS
+from plmscale.report import holds, missing, tables, verdicts, words, worth
+from plmscale.report.missing import Missing
+from plmscale.report.parts import Figure, Figures, Table, raised
 
 # Up to so many comparisons of two runs stand in the text; more are folded away behind their laws.
 _FEW = 4
@@ -29,7 +26,11 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the report reads from. Only `runs` and `laws` must exist."""
+    """Where the report reads from. Only `runs` and `laws` must exist.
+
+    `missing` (missing.json) makes it the report of an unfinished study, whose table of runs may be
+    empty; `part` says which part of the study it is of.
+    """
 
     runs: Path
     laws: Path
@@ -43,28 +44,8 @@ class Sources:
     audit: Path | None = None
     reproduction: Path | None = None
     points: Path | None = None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture of the report, as a data URI so that the file stands alone."""
-
-    name: str
-    title: str
-    caption: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table under its own title: sentences that say what it shows, columns, rows, a figure."""
-
-    anchor: str
-    title: str
-    sentences: list[str]
-    columns: tuple[tuple[str, str], ...]
-    rows: list[list[str]]
-    figure: Figure | None = None
+    missing: Path | None = None
+    part: str = ""
 
 
 @dataclass
@@ -97,6 +78,9 @@ class Content:
     verdict_sentences: list[str] = field(default_factory=list)
     audit: Table | None = None
     failed: list[tuple[str, str, str]] = field(default_factory=list)
+    part: str = ""
+    missing: Missing | None = None
+    lost: str = ""
 
 
 def gather(sources: Sources) -> Content:
@@ -104,7 +88,10 @@ def gather(sources: Sources) -> Content:
 
     Raises PlmscaleError when a named file is missing or cannot be read.
     """
-    inputs = data.load(sources.runs, None, sources.laws, sources.findings, None, sources.metrics)
+    lacks = read_json(sources.missing) if sources.missing else {}
+    # With nothing finished yet there is a table, but no row in it.
+    table = sources.runs if not lacks or lacks["counts"].keys() & missing.ENDED else None
+    inputs = data.load(table, None, sources.laws, sources.findings, None, sources.metrics)
     runs, laws, findings = inputs.runs, inputs.laws, inputs.findings
     manifest_path = sources.corpus / "manifest.json" if sources.corpus else None
     manifest = read_json(manifest_path) if manifest_path and manifest_path.is_file() else {}
@@ -112,7 +99,8 @@ def gather(sources: Sources) -> Content:
     budgets = data.isoflop_runs(runs)["budget"].dropna().tolist()
     times = time_table(inputs.metrics)
     reproduction = read_json(sources.reproduction) if sources.reproduction else {}
-    tests = _tests(sources)
+    figures = Figures(sources.figures, lambda name: missing.caption_note(lacks, name))
+    tests = _tests(sources, figures)
     audit = _read_audit(sources.audit)
     excluded = lawview.excluded(laws)
     pairs = _pairs(findings)
@@ -126,13 +114,14 @@ def gather(sources: Sources) -> Content:
     scope = f"On this corpus, {words.budgets_phrase(budgets)}:"
     seeds = sorted({int(seed) for seed in runs["seed"].dropna()})
     name = str(study.get("study") or runs["study"].iloc[0] or "study")
+    failed = _failed(inputs.metrics)
     return Content(
         title=name,
         description=str(study.get("description") or ""),
         question="How large should a protein language model be, and on how many tokens should it "
         "be trained, for a given amount of compute?",
         scope=scope,
-        answers=_answers(laws),
+        answers=_answers(laws) if len(runs) else [("No run has ended yet.", "")],
         side=side,
         pairs=pairs,
         caveats=[
@@ -149,7 +138,7 @@ def gather(sources: Sources) -> Content:
             tables.CONVENTION_COLUMNS,
             tables.convention_rows(laws),
         ),
-        groups=_groups(sources.figures, {t.figure.name for t in tests if t.figure}),
+        groups=figures.groups({t.figure.name for t in tests if t.figure}),
         run_columns=tables.RUN_COLUMNS,
         run_rows=tables.run_rows(runs, inputs.metrics),
         corpus_rows=tables.corpus_rows(manifest),
@@ -162,7 +151,10 @@ def gather(sources: Sources) -> Content:
         verdicts=_verdicts(reproduction),
         verdict_sentences=[verdicts.verdict_sentence(reproduction)] if reproduction else [],
         audit=_audit_table(audit),
-        failed=_failed(inputs.metrics),
+        failed=failed,
+        part=sources.part,
+        missing=missing.told(lacks) if lacks else None,
+        lost=missing.lost_sentence(failed, len(runs)),
     )
 
 
@@ -232,21 +224,21 @@ def _paper(laws: dict[str, Any], runs: pd.DataFrame) -> list[str]:
     return [text for text in found if text]
 
 
-def _tests(sources: Sources) -> list[Table]:
+def _tests(sources: Sources, figures: Figures) -> list[Table]:
     found = []
     if sources.holdout:
         told = read_json(sources.holdout)
         found.append(
             Table("holdout", "Does it hold?", holds.holdout_sentences(told),
                   holds.HOLDOUT_COLUMNS, holds.holdout_rows(told),
-                  _figure(sources.figures, "holdout"))
+                  figures.one("holdout"))
         )  # fmt: skip
     if sources.sensitivity:
         told = read_json(sources.sensitivity)
         found.append(
             Table("choices", "How much of it is choice?", holds.choice_sentences(told),
                   holds.CHOICE_COLUMNS, holds.choice_rows(told),
-                  _figure(sources.figures, "sensitivity"))
+                  figures.one("sensitivity"))
         )  # fmt: skip
     return found
 
@@ -292,33 +284,6 @@ def _study(path: Path | None) -> tuple[dict[str, Any], str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PlmscaleError(f"{path}: cannot be read as a study ({error})") from None
     return (loaded if isinstance(loaded, dict) else {}), text
-
-
-def _groups(folder: Path | None, placed: set[str]) -> list[tuple[str, list[Figure]]]:
-    """Return the figures that are there by group, without those that stand beside a table."""
-    found = []
-    for title, names in GROUPS:
-        figures = [_figure(folder, name) for name in names if name not in placed]
-        if any(figures):
-            found.append((title, [figure for figure in figures if figure]))
-    return found
-
-
-def _figure(folder: Path | None, name: str) -> Figure | None:
-    for suffix, kind in ((".svg", "image/svg+xml"), (".png", "image/png")):
-        path = folder / f"{name}{suffix}" if folder else None
-        if path and path.is_file():
-            encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-            title, caption = CAPTIONS[name]
-            return Figure(name, title, caption, f"data:{kind};base64,{encoded}")
-    return None
-
-
-def raised(text: str) -> Markup:
-    """Return `text` escaped, with "C^0.58" as a raised exponent."""
-    # No line break between a number and its unit.
-    text = html.escape(text).replace(" %", "\u00a0%")
-    return Markup(re.sub(r"\^([-−]?[\d.]*\d)", r"<sup>\1</sup>", text))
 
 
 def render(content: Content) -> str:

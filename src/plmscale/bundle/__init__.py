@@ -1,0 +1,1 @@
+"""A folder to install plmscale from without a network (docs/environments.md): made, checked."""
