@@ -1,6 +1,6 @@
 # make demo    environment, then the main job; ends with the path of the report
 # make test    environment, then all tests          make quick   without the slow ones
-# make test-slurm   the rehearsal on a Slurm started on this machine; not yet part of `make test`
+# make test-slurm   the rehearsal on a Slurm started on this machine; `make test` runs the short part of it
 # make lint    ruff, snakefmt, snakemake --lint     make config  rewrite config.yaml's comments and the schema
 # make bundle  all that an installation without a network needs, as one file in build/ (docs/environments.md)
 # TORCH_SPEC picks another torch build:   make env TORCH_SPEC="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
@@ -27,8 +27,10 @@ demo: $(READY)
 	$(RUN) snakemake --cores $(CORES)
 	@echo "Report: $(CURDIR)/results/demo/report.html"
 
+# Two lanes side by side: workflows and Slurm wait much, unit tests compute.
 test: $(READY)
-	$(RUN) python -m pytest $(TESTS)
+	@VENV="$(VENV)" bash scripts/make_slurm.sh
+	@$(RUN) bash scripts/run_tests.sh
 
 # Slurm is unpacked into the environment where that can be done; else its tests say why and skip.
 test-slurm: $(READY)

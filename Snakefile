@@ -23,6 +23,13 @@ else:
 
 
 include: "rules/laws.smk"
+
+
+if STUDY.downstream:
+
+    include: "rules/downstream.smk"
+
+
 include: "rules/figures.smk"
 include: "rules/report.smk"
 include: "rules/targets.smk"
@@ -35,3 +42,5 @@ rule all:
     default_target: True
     input:
         f"{VIEW}/report.html",
+        DOWNSTREAM,
+        DOWNSTREAM_BEST,

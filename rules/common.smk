@@ -8,13 +8,15 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from plmscale import configfile, files, grid as the_grid, resources as needs, snakefile
 from plmscale.corpus.source_config import file_names, is_extracted
+from plmscale.downstream import plan as downstream_plan
 
 STUDY, CHOICE = snakefile.load(config, workflow.configfiles, workflow.basedir)
-ALL_RUNS = {run.run_id: run for run in the_grid.expand(STUDY)}
-RUNS = {
-    run.run_id: run
-    for run in the_grid.chosen_runs(STUDY, CHOICE["subset"], CHOICE["select"])
-}
+ALL_RUNS = snakefile.Runs(the_grid.expand(STUDY))
+RUNS = snakefile.Runs(
+    the_grid.chosen_runs(
+        STUDY, CHOICE["subset"], CHOICE["select"], [*ALL_RUNS.values()]
+    )
+)
 
 # Everything a study makes lies in OUT. A selection has its tables, laws, figures and report in a
 # folder of its own (VIEW), so that it never overwrites those of the whole study.
@@ -63,9 +65,25 @@ def trunk_of_run(run_id):
 def trunk_metrics(run_id):
     """Return what should be there before a run with a shared beginning starts."""
     trunk = trunk_of_run(run_id)
-    return ancient(f"{OUT}/runs/{trunk}/metrics.json") if trunk else []
+    if not trunk:
+        return []
+    metrics = ancient(f"{OUT}/runs/{trunk}/metrics.json")
+    # One that has left the study since is there, or not: no rule makes it.
+    return metrics if trunk in ALL_RUNS else before_update(metrics)
 
 
+# Tables of the downstream evaluation; none where the study asks for none.
+DOWNSTREAM = (
+    [f"{VIEW}/downstream/{name}.csv" for name in ("metrics", "gains", "failures")]
+    if STUDY.downstream
+    else []
+)
+# A target of its own: tables made before `best` was asked for look finished until it is there.
+DOWNSTREAM_BEST = (
+    [f"{VIEW}/downstream/best.txt"]
+    if STUDY.downstream and STUDY.downstream.best
+    else []
+)
 # What figures and report read beyond tables and laws, and the options that hand it to them.
 if STUDY.logs:
     ORIGIN = [

@@ -67,3 +67,8 @@ rule figures_all:
         " --laws {input.laws:q} --findings {input.findings:q}"
         " --holdout {input.holdout:q} --sensitivity {input.sensitivity:q} {params.origin:q}"
         " --out {params.folder:q} > {log:q} 2>&1 || {{ tail -n 3 {log:q} >&2; exit 1; }}"
+
+
+if STUDY.downstream:
+
+    include: "scaling.smk"

@@ -1,4 +1,4 @@
-# Named targets: snakemake corpus | grid | laws | figures | report, for the study and selection at hand.
+# Named targets: snakemake corpus | grid | laws | downstream | figures | report, for the study and selection at hand.
 
 
 if not STUDY.logs:
@@ -22,6 +22,14 @@ rule laws:
         f"{VIEW}/laws/findings.json",
         f"{VIEW}/laws/holdout.json",
         f"{VIEW}/laws/sensitivity.json",
+
+
+if STUDY.downstream:
+
+    rule downstream:
+        input:
+            DOWNSTREAM,
+            DOWNSTREAM_BEST,
 
 
 rule figures:

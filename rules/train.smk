@@ -17,7 +17,8 @@ TABLE_VARIANTS = {}
 
 
 wildcard_constraints:
-    run_id="|".join(ALL_RUNS),
+    # Not their names: see snakefile.Runs.
+    run_id="[^/]+",
     pack="[0-9a-f]{12}",
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from plmscale.errors import PlmscaleError
@@ -101,7 +101,7 @@ class Architecture:
 
         It came later: recipes and fingerprints of the standard parametrization stay what they were.
         """
-        values = asdict(self)
+        values = dict(vars(self))
         if not self.mup_base_width:
             del values["mup_base_width"]
         return values

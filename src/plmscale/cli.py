@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from plmscale import runs_cli
     from plmscale.corpus import cli as corpus_cli
+    from plmscale.downstream import cli as downstream_cli
     from plmscale.export import cli as export_cli
     from plmscale.inference import cli as inference_cli
     from plmscale.laws import cli as laws_cli
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     from plmscale.paper import cli as paper_cli
     from plmscale.paper import points, reproduce_cli
     from plmscale.planning import command as plan_options
+    from plmscale.sofar import options as report_options
     from plmscale.status import options as status_options
 
     parser = argparse.ArgumentParser(
@@ -60,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
             commands, "status", "done, running, queued, failed, waiting; time left", _status
         )
     )
+    report_options.add_options(
+        _study_command(
+            commands, "report", "the report of what is finished, while the rest trains", _report
+        )
+    )
     show = commands.add_parser("sizes", help="the architectures of the paper, with exact N")
     show.add_argument("--json", action="store_true")
     show.set_defaults(run=_sizes)
@@ -73,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce_cli.add_subcommand(commands)
     export_cli.add_subcommands(commands)
     inference_cli.add_subcommands(commands)
+    downstream_cli.add_subcommands(commands)
     corpus = commands.add_parser("corpus", help="build, verify or describe a corpus")
     corpus_cli.add_subcommands(corpus.add_subparsers(metavar="STEP", required=True))
     return parser
@@ -123,6 +131,12 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _status(args: argparse.Namespace) -> int:
     from plmscale.status import command
+
+    return command.run(args, *_chosen(args))
+
+
+def _report(args: argparse.Namespace) -> int:
+    from plmscale.sofar import command
 
     return command.run(args, *_chosen(args))
 

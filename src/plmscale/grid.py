@@ -225,12 +225,15 @@ def select(runs: list[Run], chosen: Mapping[str, Any]) -> list[Run]:
     return [runs[i] for i in matching([run.row() for run in runs], chosen)]
 
 
-def chosen_runs(study: Study, subset: str = "", selection: str = "") -> list[Run]:
+def chosen_runs(
+    study: Study, subset: str = "", selection: str = "", runs: list[Run] | None = None
+) -> list[Run]:
     """Return the runs of a named subset and a filter (both may be empty).
 
-    Raises PlmscaleError for a subset the study does not name.
+    `runs`: all of the study's (`expand`), where they are known already. Raises PlmscaleError for a
+    subset the study does not name.
     """
-    runs = expand(study)
+    runs = expand(study) if runs is None else runs
     if subset:
         if subset not in study.subsets:
             known = ", ".join(study.subsets) or "none are defined"

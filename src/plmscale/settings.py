@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from plmscale.architecture import PAPER_SIZES, Architecture
 from plmscale.corpus.config import CorpusConfig
+from plmscale.downstream.settings import DownstreamConfig
 from plmscale.errors import suggest
 from plmscale.experiments import AnyExperiment, Experiment
 from plmscale.fields import Positive, Slug, Strict
@@ -110,6 +111,11 @@ class Study(Strict):
         {}, description="Experiments; a run that two of them ask for is trained once."
     )
     laws: LawsConfig = Field(LawsConfig(), description="What is fitted.")
+    downstream: DownstreamConfig | None = Field(
+        None,
+        description="What models are good for: tasks, and which models are put through them "
+        "(docs/downstream.md); null: nothing.",
+    )
     execution: ExecutionConfig = Field(
         ExecutionConfig(), description="How it is run; changes nothing in the results."
     )
@@ -122,6 +128,8 @@ class Study(Strict):
         own = [name for name in ("corpus", "grid") if getattr(self, name)]
         if self.logs and own:
             raise ValueError(f"logs: runs come from released logs, so {own[0]} must be absent")
+        if self.logs and self.downstream:
+            raise ValueError("downstream: runs that are read from logs have no weights to evaluate")
         if not self.logs and len(own) < 2:
             missing = "grid" if "corpus" in own else "corpus"
             raise ValueError(f"{missing}: this key is required (or logs, to read finished runs)")

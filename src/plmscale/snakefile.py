@@ -17,7 +17,7 @@ from plmscale.cluster.packs import Packs
 from plmscale.cluster.site import Allocator, read_site
 from plmscale.corpus.mixing import longest_recipes
 from plmscale.corpus.source_config import SourceConfig, file_names, is_plain_fasta
-from plmscale.errors import PlmscaleError
+from plmscale.errors import PlmscaleError, suggest
 from plmscale.files import canonical_json, fingerprint, read_json
 from plmscale.grid import Run, parse_select
 from plmscale.settings import ExecutionConfig, Study
@@ -26,6 +26,22 @@ from plmscale.study import merge, read_yaml, resolve, settled, validate
 _CHOICE = ("select", "subset")
 # The tables below a corpus' stats/.
 CORPUS_TABLES = ["lengths", "residues", "sources", "duplicates", "identity"]
+
+
+class Runs(dict[str, Run]):
+    """Runs by their run_id. Asking for one that is not there ends with a line for people.
+
+    The rules know runs by any name without a slash, because a pattern of thousands of names would be
+    most of the time that Snakemake takes to plan them.
+    """
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        super().__init__((run.run_id, run) for run in runs)
+
+    def __missing__(self, run_id: str) -> Run:
+        hint = suggest(run_id, self)
+        hint = hint if hint.startswith("; did") else "; `plmscale runs` lists those it has"
+        raise SystemExit(f"plmscale: error: this study has no run {run_id!r}{hint}")
 
 
 def load(
@@ -91,6 +107,12 @@ def view_folder(out: str, choice: Mapping[str, str]) -> str:
     if len(slug) > 60 or slug != text:
         slug = f"{slug[:60]}-{fingerprint(dict(choice))[:6]}"
     return f"{out}/subsets/{slug}"
+
+
+def part_text(choice: Mapping[str, str], chosen: int, all_runs: int) -> str:
+    """Return which part of a study a choice is, for its report; "" where nothing was chosen."""
+    named = ", ".join(f"{key} {choice[key]}" for key in ("subset", "select") if choice[key])
+    return f"{named}: {chosen} of the study's {all_runs} runs" if named else ""
 
 
 def beside(folder: str, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from plmscale.training.lock import LOCK
 
 # What a job asks for that only puts results of another job in their place.
 _QUICK = Need(1, 1, 1, 0, 1000, 15, 1, 0.0)
+# A job's resources are asked for one by one within milliseconds; they stem from one look at its files.
+# Between two attempts lies at least the start of a process.
+_FRESH = 0.5
 
 
 class Jobs:
@@ -41,6 +45,7 @@ class Jobs:
         self.allocator, self.runs, self.packs = allocator, runs, packs
         self.out, self.partition, self._inside = out, partition, inside
         self._queue = Queue()
+        self._latest: tuple[str, float, Need] | None = None
 
     @property
     def fetch_here(self) -> bool:
@@ -104,6 +109,19 @@ class Jobs:
         return self._need(run_id).cpus
 
     def _need(self, run_id: str) -> Need:
+        return self._looked_up(f"run {run_id}", lambda: self._run_need(run_id))
+
+    def _pack_need(self, pack: str) -> Need:
+        return self._looked_up(f"pack {pack}", lambda: self._members_need(pack))
+
+    def _looked_up(self, name: str, look: Callable[[], Need]) -> Need:
+        """Return what `look` gives, or gave when the same was asked for a moment ago."""
+        now, latest = time.monotonic(), self._latest
+        if latest is None or latest[0] != name or now - latest[1] > _FRESH:
+            self._latest = latest = (name, now, look())
+        return latest[2]
+
+    def _run_need(self, run_id: str) -> Need:
         recipe = self.runs[run_id].recipe
         if kept.is_kept(recipe, self.checkpoints(run_id)):
             return _QUICK
@@ -112,7 +130,7 @@ class Jobs:
         except PlmscaleError as error:
             raise SystemExit(f"plmscale: error: {error}") from None
 
-    def _pack_need(self, pack: str) -> Need:
+    def _members_need(self, pack: str) -> Need:
         members = [
             run.recipe
             for run in self.packs.members(pack)

@@ -28,3 +28,13 @@ FIGURES = {
     "corpus_identity": "heldout",
 }
 """Name of each figure and the module of this package whose function of that name draws it."""
+
+DOWNSTREAM = {
+    "downstream_loss": "downstream",
+    "downstream_contacts": "downstreamcurves",
+    "downstream_identity": "downstreamcurves",
+    "downstream_fitness": "downstreamgroups",
+    "downstream_generation": "downstreamgroups",
+}
+"""The same for a study whose models were evaluated; drawn apart, because training and laws do not
+wait for the evaluation."""

@@ -31,6 +31,12 @@ class Inputs:
     points: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Points of a published IsoFLOP figure: objective (CLM, MLM), budget_flops, n_params,
     final_validation_loss."""
+    downstream: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Tables of the downstream evaluation by name: metrics, gains, failures."""
+    scaling: dict[str, Any] = field(default_factory=dict)
+    """Content of scaling.json (plmscale.downstream.scaling)."""
+    evaluation: Path | None = None
+    """Folder that holds `predictions`, for what only these tell."""
 
 
 def load(
@@ -44,6 +50,8 @@ def load(
     sensitivity: str | Path | None = None,
     points: str | Path | None = None,
     epochs: str | Path | None = None,
+    downstream: str | Path | None = None,
+    evaluation: str | Path | None = None,
 ) -> Inputs:
     """Read what was given. A path that was named but is missing is an error that names it."""
     table = read_runs(runs) if runs else Inputs().runs
@@ -60,7 +68,18 @@ def load(
         holdout=read_json(holdout) if holdout else {},
         sensitivity=read_json(sensitivity) if sensitivity else {},
         points=read_points(points) if points else pd.DataFrame(),
+        downstream=read_downstream(downstream) if downstream else {},
+        scaling=read_json(Path(downstream) / "scaling.json") if downstream else {},
+        evaluation=Path(evaluation) if evaluation else None,
     )
+
+
+def read_downstream(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """Read metrics, gains and failures of plmscale.downstream.collect; "" for unknown text."""
+    # It brings pyarrow and scipy along, which other figures do not need.
+    from plmscale.downstream.scaling import read_tables
+
+    return read_tables(folder)
 
 
 def load_curves(folder: str | Path, run_ids: Iterable[str]) -> dict[str, pd.DataFrame]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _COLUMNS = ("objective", "budget_flops", "model_size_label", "n_params", "final_validation_loss")
 
@@ -21,6 +22,9 @@ def read_points(path: str | Path) -> pd.DataFrame:
     N is the one the authors used for the label, which differs from the exact count by up to
     0.6 %. Raises PlmscaleError for a file that is no such table.
     """
+    # Here, because every `plmscale` command reads this module for its options.
+    import pandas as pd
+
     try:
         points = pd.read_csv(path).rename(columns=str.lower)
     except (OSError, ValueError) as error:

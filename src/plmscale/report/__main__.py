@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--audit", type=Path, help="audit.csv of released logs")
     parser.add_argument("--reproduction", type=Path, help="reproduction.json")
     parser.add_argument("--points", type=Path, help="points of the paper's IsoFLOP figure")
+    parser.add_argument("--downstream", type=Path, help="folder with metrics.csv and scaling.json")
     parser.add_argument("--missing", type=Path, help="missing.json of an unfinished study")
     parser.add_argument("--part", default="", help="which part of the study this is, in words")
     parser.add_argument("--out", type=Path, required=True, help="report.html")

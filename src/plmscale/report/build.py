@@ -16,7 +16,7 @@ from plmscale.figures import data, findview, lawview
 from plmscale.figures.speed import PARTS, time_table
 from plmscale.files import read_json
 from plmscale.laws.fittext import grouped
-from plmscale.report import holds, missing, tables, verdicts, words, worth
+from plmscale.report import downstream, holds, missing, tables, verdicts, words, worth
 from plmscale.report.missing import Missing
 from plmscale.report.parts import Figure, Figures, Table, raised
 
@@ -46,6 +46,7 @@ class Sources:
     points: Path | None = None
     missing: Path | None = None
     part: str = ""
+    downstream: Path | None = None
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Content:
     part: str = ""
     missing: Missing | None = None
     lost: str = ""
+    downstream: downstream.Section | None = None
 
 
 def gather(sources: Sources) -> Content:
@@ -155,6 +157,7 @@ def gather(sources: Sources) -> Content:
         part=sources.part,
         missing=missing.told(lacks) if lacks else None,
         lost=missing.lost_sentence(failed, len(runs)),
+        downstream=downstream.section(sources.downstream, figures) if sources.downstream else None,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from plmscale.report.captions import CAPTIONS, GROUPS
+from plmscale.report.downstreamcaptions import DOWNSTREAM_CAPTIONS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Figures:
             path = self.folder / f"{name}{suffix}" if self.folder else None
             if path and path.is_file():
                 encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-                title, caption = CAPTIONS[name]
+                title, caption = (CAPTIONS | DOWNSTREAM_CAPTIONS)[name]
                 uri = f"data:{kind};base64,{encoded}"
                 return Figure(name, title, caption, uri, self.note(name))
         return None

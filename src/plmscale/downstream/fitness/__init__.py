@@ -1,0 +1,1 @@
+"""Effects of mutations: variants, scores of models, metrics, ProteinGym's averages."""

@@ -1,0 +1,1 @@
+"""Proteins that a causal model generates: made, searched, folded, compared with natural ones."""

@@ -1,0 +1,1 @@
+"""Perplexity in and out of distribution: proteins, controls, bins, intervals."""
