@@ -4,7 +4,8 @@
 #
 # A job never fails for what a task, a model or its data do: failures.csv says so, and the next start
 # tries again what failed (`attempt` among the params). Predictions are no output of a rule: a job
-# that runs again makes what is missing, or was made by other weights, data or options.
+# that runs again makes what is missing, or was made by other weights, data or options. No input of an
+# evaluation is `ancient`: where such an input is made again, Snakemake overlooks changed params.
 STAGE = downstream_plan.Stage(STUDY, ALL_RUNS, RUNS, CORPUS)
 DOWN = STAGE.folder
 
@@ -60,7 +61,7 @@ rule downstream_hub:
 
 rule downstream_evaluate:
     input:
-        data=lambda wildcards: ancient(STAGE.data_file(wildcards.task)),
+        data=lambda wildcards: STAGE.data_file(wildcards.task),
         model=lambda wildcards: STAGE.model_files(wildcards.model),
     output:
         f"{DOWN}/done/{{task}}/{{model}}.json",
@@ -86,7 +87,7 @@ rule downstream_evaluate:
 
 rule downstream_baselines:
     input:
-        data=lambda wildcards: ancient(STAGE.data_file(wildcards.task)),
+        data=lambda wildcards: STAGE.data_file(wildcards.task),
     output:
         f"{DOWN}/done/{{task}}/baselines.json",
     log:
@@ -105,7 +106,7 @@ rule downstream_baselines:
 
 rule downstream_leakage:
     input:
-        data=lambda wildcards: ancient(STAGE.data_file(wildcards.task)),
+        data=lambda wildcards: STAGE.data_file(wildcards.task),
         corpus=ancient(f"{CORPUS}/manifest.json"),
     output:
         f"{DOWN}/leakage/{{task}}.json",

@@ -189,18 +189,25 @@ def test_the_best_state_is_the_one_that_is_left(run):
 
 
 def test_small_parts_of_a_batch_add_up_to_it(run):
+    rng = np.random.default_rng(0)
+    lengths = (40, 9, 8, 7)
+    items = [
+        lora.Item("".join(rng.choice(list("ACDE"), n)), rng.integers(0, 2, n), n) for n in lengths
+    ]
+
     def head_after(batch_tokens):
         head = lora.LinearHead(blank(2), pool=False)
         recipe = lora.Recipe(
             **{**vars(RECIPE), "steps": 3, "every": 3, "batch_tokens": batch_tokens}
         )
         with lora.adapted(run, 4, 8, seed=1) as adapters:
-            lora.fit(run, adapters, head, nats, coins(), coins(), recipe, seed=1)
+            lora.fit(run, adapters, head, nats, items, items, recipe, seed=1)
         return head.weight.detach()
 
     whole = head_after(4096)
-    # Parts of one protein, and parts of unlike sizes.
-    for batch_tokens in (1, 50, 75, 90):
+    # Parts of one protein each; the long one alone and the others together.
+    for batch_tokens, sizes in ((1, [1, 1, 1, 1]), (43, [1, 3])):
+        assert [len(part) for part in lora._parts(items, batch_tokens)] == sizes
         assert torch.allclose(head_after(batch_tokens), whole, atol=1e-5)
 
 

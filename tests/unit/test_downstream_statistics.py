@@ -123,6 +123,8 @@ def test_f1_of_rare_classes_stays_in_its_interval():
         _, (low, high) = bootstrap(target, guess, statistic=macro_f1, replicates=300)
         assert low < value < high
         assert abs((low + high) / 2 - value) < 0.2 * (high - low)
+    # Nothing is uncertain of a predictor that is always right.
+    assert bootstrap(target, target, statistic=macro_f1, replicates=50) == (0, (1, 1))
 
 
 def test_too_little_for_an_interval():

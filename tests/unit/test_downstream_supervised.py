@@ -197,3 +197,12 @@ def test_lora_starts_at_the_probe(model):
     )
     known, told = (table["prediction"].to_numpy() for table in (probe, lora))
     assert np.allclose(told, known, atol=1e-2) and np.ptp(known) > 3
+
+
+def test_lora_keeps_the_mean_brightness(model):
+    # Its loss is blind to an offset, and steps as large as these make one of two standard deviations.
+    options = {"steps": 60, "every": 60, "batch": 16, "lora_rate": 1e-2, "head_rate": 1e-2}
+    made = predict("fluorescence", "lora", model, source=linear(), **options)
+    target, told = (made.table[name].to_numpy() for name in ("target", "prediction"))
+    assert "best at step 60 of 60" in made.about["notes"][-1]
+    assert abs(told.mean() - target.mean()) < 0.2 * target.std()

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from supervised_example import MADE, predict, predictions, scores, small_run
 
 from plmscale.downstream import tasks
+from plmscale.downstream.base import Predictions
 from plmscale.errors import PlmscaleError
 
 torch.set_num_threads(1)
@@ -126,5 +127,9 @@ def test_other_test_sets_cannot_be_compared(model):
         task = tasks.task(name)
         made = predict(name, "probe", model)
         less = predict(name, "probe", model, max_test=4)
-        with pytest.raises(PlmscaleError, match="of other examples; make both from the same data"):
-            task.differences(made, less, task.options(replicates=50))
+        ids = made.table["id"].to_pylist()
+        column = made.table.column_names.index("id")
+        named = made.table.set_column(column, "id", [["other", *ids[1:]]])
+        for other in (less, Predictions(named, made.about)):
+            with pytest.raises(PlmscaleError, match="of other examples; make both from the same"):
+                task.differences(made, other, task.options(replicates=50))

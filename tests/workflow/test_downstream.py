@@ -105,6 +105,11 @@ def test_the_best_run_is_evaluated_and_only_what_is_new_is_made(copy):
     assert {path: after[path] for path in before} == before
     assert {path.name for path in set(after) - set(before)} == {"probe-s2.parquet"}
 
+    # Another limit is another part of the data: of that task alone.
+    write(copy, seeds="1, 2", **gone, **option, **{"limit: 20": "limit: 25"})
+    assert jobs(copy)["downstream_evaluate"] == 1 and jobs(copy)["downstream_fetch"] == 1
+    write(copy, seeds="1, 2", **gone, **option)
+
     # Other weights under the same name are noticed; the twin has none.
     weights = copy.folder / f"results/smoke/runs/{name}/model.safetensors"
     other = next(p for p in isoflop.index if p != name and p.split("-")[1] == name.split("-")[1])

@@ -10,7 +10,7 @@ gains.csv, a row a paired difference: trained minus `against` (`random twin`, or
     model, kind, task, method, seed, against, split, group, metric, definition, trained, other,
     gain, se, ci95_low, ci95_high, n, primary, higher_is_better, verdict
   verdict: better, worse, or `not resolved` where the interval spans zero or there is none.
-failures.csv: task, model, method, status (failed, not applicable), reason
+failures.csv: task, model, method, status (failed, not applicable, not run), reason
 
 A baseline is a row of model `baseline:NAME`. What a prediction gives is kept beside it, so that a
 further model or seed scores only what is new; other definitions score all again.
@@ -31,7 +31,7 @@ from plmscale.downstream import leakage, tasks
 from plmscale.downstream.base import Metric, Predictions, Task
 from plmscale.downstream.plan import definitions
 from plmscale.errors import PlmscaleError
-from plmscale.files import atomic_write, fingerprint, finite, read_json, write_json
+from plmscale.files import atomic_write, fingerprint, finite, read_json, sha256_file, write_json
 
 RANDOM = "random twin"
 METRICS = [
@@ -139,7 +139,7 @@ class Scorer:
     def gains(self, entries: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Return rows of trained minus random twin, and of what could not be compared."""
         rows, bad = [], []
-        if (differences := self._differences()) is None:
+        if (differences := self.task.differences) is None:
             return rows, bad
         twins = {(e["model"], e["method"], e["seed"]): e for e in entries if e["twin"]}
         for entry in entries:
@@ -176,12 +176,6 @@ class Scorer:
             }  # fmt: skip
             rows.append(row)
         return rows
-
-    def _differences(self) -> Callable | None:
-        if self.task.differences is not None:
-            return self.task.differences
-        module = __import__(f"plmscale.downstream.tasks.{self.task.name}", fromlist=["_"])
-        return getattr(module, "differences", None)
 
     def _scored(self, path: Path, entry: Row) -> list[Row]:
         return self._kept(
@@ -232,13 +226,12 @@ def _row(metric: Metric) -> Row:
 
 
 @cache
-def _size_and_time(path: Path, size: int, changed: int) -> tuple[str, str]:
-    from plmscale.files import sha256_file
-
-    return str(path.name), sha256_file(path)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)
 
 
-def _of(path: Path) -> str:
-    """Return what predictions are, by their content."""
-    stat = path.stat()
-    return _size_and_time(path, stat.st_size, stat.st_mtime_ns)[1]
+def _of(path: Path) -> list[str]:
+    """Return what predictions and their side results are, by content."""
+    files = [path, *sorted(path.parent.glob(f"{path.stem}.*.parquet"))]
+    stats = [(file, file.stat()) for file in files]
+    return [_digest(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -18,7 +18,8 @@ class Outcome:
     """What became of a model in a task: rows for tables.
 
     predictions: {path, method, seed, model, twin}, path relative to OUT. failures: {task, model,
-    method, reason, status}, status `failed` or `not applicable`.
+    method, reason, status}, status `failed`, `not applicable`, or
+    `not run` for side results that lack a program or a GPU.
     """
 
     task: str
@@ -33,7 +34,7 @@ class Outcome:
     def fail(self, model: str, method: str, reason: str, status: str = "failed") -> None:
         row = {"task": self.task, "model": model, "method": method, "reason": reason}
         self.failures.append({**row, "status": status})
-        words = "does not apply" if status != "failed" else "failed"
+        words = {"not applicable": "does not apply"}.get(status, status)
         say(f"{self.task}, {' '.join(filter(None, (model, method)))}: {words}: {reason}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from plmscale.downstream import registry, tasks
+from plmscale.downstream import registry, sides, tasks
 from plmscale.downstream.base import Data, Predictions, Task
 from plmscale.downstream.outcome import Outcome, noted, say, told
 from plmscale.downstream.plan import has_data
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 TWIN_SEED = 1
 BASELINES = "baselines"
-# Options that only `score` reads: changing one of them remakes no prediction.
-SCORED_ONLY = frozenset({"replicates", "bright_from", "no_contacts"})
+# Beside Task.later: an option that only `score` reads, in every task.
+_LATER = frozenset({"replicates"})
 # These draw nothing that a further seed would show.
 _ONE_SEED = ("zero-shot",)
 _DATA_SEED = 0
@@ -181,7 +181,7 @@ class _One:
     @property
     def key(self) -> str:
         """What decides the prediction."""
-        decides = self.options.model_dump(mode="json", exclude=set(SCORED_ONLY))
+        decides = self.options.model_dump(mode="json", exclude=set(self.task.later | _LATER))
         info = self.adapter.info if self.adapter else None
         return fingerprint(
             [self.task.name, self.method, self.seed, decides, self.asked.limit, self.data.source,
@@ -234,10 +234,25 @@ def _make(one: _One, out: Path, store: Store | None, outcome: Outcome) -> None:
             say(f"{words}: {spent:.1f} s ({cpu:.1f} s of processor time)")
         else:
             say(f"{words}: is there already")
+        _side(one, path, outcome)
         outcome.predictions.append(
             {"path": str(one.path), "method": one.method, "seed": one.seed, "model": outcome.model,
              "twin": bool(one.adapter and one.adapter.info.twin)}
         )  # fmt: skip
+
+
+def _side(one: _One, path: Path, outcome: Outcome) -> None:
+    """Bring side results up to date; what this machine cannot do is told by name."""
+    if one.task.side is None:
+        return
+    asked = one.asked
+    sources = one.adapter.info.sources if one.adapter else ()
+    with told(outcome, one.model, one.method):
+        one.task.side(path, one.options, asked.corpus, sources, asked.cache)
+    for kept in sorted(path.parent.glob(f"{path.stem}.*.parquet")):
+        name = kept.name.split(".")[-2]
+        for what, reason in sides.about(path, name).get("not_run", {}).items():
+            outcome.fail(one.model, one.method, f"{what}: {reason}", "not run")
 
 
 def _asked_of(path: Path) -> str:
