@@ -14,7 +14,7 @@ CORES ?= all
 TESTS := tests/unit tests/workflow tests/gpu
 RUN := env PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env demo test test-slurm quick lint config bundle clean
+.PHONY: env demo test test-slurm test-bands quick lint config bundle clean
 
 env: $(READY)
 
@@ -37,8 +37,12 @@ test-slurm: $(READY)
 	@VENV="$(VENV)" bash scripts/make_slurm.sh
 	$(RUN) python -m pytest tests/slurm tests/unit/test_cluster.py
 
+# Baselines and UniRep come out in their measured bands (minutes).
+test-bands: $(READY)
+	$(RUN) python -m pytest tests/unit -m bands
+
 quick: $(READY)
-	$(RUN) python -m pytest $(TESTS) -m "not slow"
+	$(RUN) python -m pytest $(TESTS) -m "not slow and not bands"
 
 lint: $(READY)
 	$(RUN) ruff check .

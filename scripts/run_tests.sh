@@ -15,7 +15,8 @@ waiting() {
 
 waiting >"$log" 2>&1 &
 other=$!
-python -m pytest --durations=10 tests/unit tests/gpu
+# Baselines and UniRep on the whole of the small data: `make test-bands`.
+python -m pytest --durations=10 tests/unit tests/gpu -m "not bands"
 code=$?
 wait "$other" || code=1
 printf '\nWorkflows and Slurm:\n'

@@ -353,7 +353,7 @@ def test_baselines_on_the_small_real_data():
 
 
 @small
-@pytest.mark.slow
+@pytest.mark.bands
 def test_unirep_on_b2l11_is_as_published():
     """ProteinGym publishes 0.216 for UniRep on this assay."""
     from unirep_example import UniRepAdapter

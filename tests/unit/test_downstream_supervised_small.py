@@ -69,13 +69,13 @@ def test_fold_from_composition(source, baseline, measured):
     assert accuracies(found) == pytest.approx(measured, abs=0.006)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_fold_of_the_most_similar_domain(source):
     found = values("fold", source("fold"), "baseline:top-hit", **ALL)
     assert accuracies(found) == pytest.approx((0.013, 0.119, 0.677), abs=0.012)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_brightness_from_one_hot_letters(source):
     gfp = source("fluorescence")
     minus = values("fluorescence", gfp, "baseline:mutations", **ALL)
@@ -84,7 +84,7 @@ def test_brightness_from_one_hot_letters(source):
     assert parts_of(found) == pytest.approx((0.680, 0.695, 0.684, 0.049), abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_brightness_from_few_variants(source):
     # Measured: 0.664, of one draw of 1,500 rows and an unknown part of the test set. Ours: 0.638 to
     # 0.647 over three draws; no penalty gives more than 0.647.
@@ -98,7 +98,7 @@ def test_brightness_from_few_variants(source):
     assert found[0] != found[1]
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_structure_from_letters(source):
     flip = source("secondary_structure")
     micro = ("", "accuracy", "Q3, micro: over residues")
@@ -115,7 +115,7 @@ def test_structure_from_letters(source):
     assert np.mean([one[micro] for one in few]) == pytest.approx(0.576, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 @pytest.mark.parametrize(
     "seed, measured",
     [(None, (0.081, 0.129, 0.284)), (1, (0.038, 0.085, 0.184))],
@@ -143,7 +143,7 @@ def test_fold_from_unirep(source, seed, measured):
         assert accuracies(probe) == pytest.approx((0.110, 0.160, 0.340), abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_brightness_from_unirep():
     data = registry.data("fluorescence", "small", SMALL, limit=1500)
     task, model = tasks.task("fluorescence"), UniRepAdapter(64)

@@ -48,7 +48,7 @@ def reviewed():
     return read(ROOT / "resources" / "demo" / "uniprot_reviewed.fasta.gz")
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_perplexity_of_natural_and_shuffled_proteins():
     adapter, proteins = UniRepAdapter(64), reviewed()
     rng = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def test_perplexity_of_natural_and_shuffled_proteins():
     assert perplexity(adapter.twin(0), proteins[:50]) == pytest.approx(25, abs=1.5)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_perplexity_of_metagenomic_proteins():
     path = SHARED / "metagenome" / "metagenome.faa.gz"
     if not path.is_file():
@@ -70,7 +70,7 @@ def test_perplexity_of_metagenomic_proteins():
     assert natural == pytest.approx(16.49, abs=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_fitness_of_b2l11_is_the_published_one():
     """By the sum of log p over the residues, given the start token, without the stop token."""
     path = SHARED / "dms" / "B2L11_HUMAN_Dutta_2010_binding-Mcl-1.csv"
@@ -84,7 +84,7 @@ def test_fitness_of_b2l11_is_the_published_one():
     assert found.statistic == pytest.approx(0.216, abs=0.0005)
 
 
-@pytest.mark.slow
+@pytest.mark.bands
 def test_network_is_the_published_recurrence():
     """One residue after the other in numpy and float64, of one protein."""
     adapter, sequence = UniRepAdapter(64), "MKTAYIAKQRQISFVKSHFSRQ"
