@@ -31,16 +31,18 @@ class Model:
 
 
 class Made:
-    """The task `fold` replaced by one whose calls are counted. fails: methods that raise."""
+    """The task `fold` replaced by one whose calls are counted. fails: methods that raise.
+    baselines: how often each is right."""
 
-    def __init__(self, monkeypatch, n=200, fails=None, kinds=("clm", "mlm")):
+    def __init__(self, monkeypatch, n=200, fails=None, kinds=("clm", "mlm"), baselines=None):
         self.calls, self.scored, self.fails = [], 0, fails or {}
+        self.skills = baselines or {"none": 0.5}
         examples = tuple(
             Example(f"e{i}", "ACDE", "test", i % 2, ("one", "two")[i % 2]) for i in range(n)
         )
         self.data = Data("fold", "small", examples, "sha")
         self.task = Task(
-            "fold", "Made up", ("probe", "lora"), kinds, ("none",), Options, self.predict,
+            "fold", "Made up", ("probe", "lora"), kinds, tuple(self.skills), Options, self.predict,
             self.score, lambda *a, **k: self.data, self.differences,
         )  # fmt: skip
         monkeypatch.setattr("plmscale.downstream.tasks.task", lambda name: self.task)
@@ -50,7 +52,8 @@ class Made:
         if method in self.fails:
             raise self.fails[method]
         rng = np.random.default_rng(seed)
-        right = rng.random(len(data.examples)) < (model.skill if model else 0.5)
+        skill = model.skill if model else self.skills[method.removeprefix("baseline:")]
+        right = rng.random(len(data.examples)) < skill
         target = np.array([example.target for example in data.examples])
         table = pa.table({
             "id": [example.id for example in data.examples],

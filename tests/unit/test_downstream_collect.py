@@ -1,6 +1,7 @@
 """Tables from predictions: what stands in them, what is computed again, what is told."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -41,7 +42,11 @@ def test_a_trained_model_stands_beside_its_twin_and_the_baseline(tmp_path, monke
     assert trained["ci95_low"] < trained["value"] < trained["ci95_high"]
     base = metrics[metrics["origin"] == "baseline"]
     assert set(base["model"]) == {"baseline:none"} and set(base["method"]) == {"baseline:none"}
-    assert len(gains) == 3 * 2 * 2
+    over, gains = (gains[gains["against"] == name] for name in ("baseline:none", "random twin"))
+    assert len(gains) == len(over) == 3 * 2 * 2
+    ahead = over[(over["method"] == "probe") & (over["seed"] == 1) & over["primary"]].iloc[0]
+    assert ahead["trained"] == trained["value"]
+    assert ahead["other"] == base[base["primary"]]["value"].item()
     gain = gains[(gains["method"] == "probe") & (gains["seed"] == 1) & gains["primary"]].iloc[0]
     assert gain["gain"] == pytest.approx(trained["value"] - random["value"])
     assert (gain["trained"], gain["other"]) == (trained["value"], random["value"])
@@ -53,10 +58,30 @@ def test_a_trained_model_stands_beside_its_twin_and_the_baseline(tmp_path, monke
     assert parquet["value"].tolist() == metrics["value"].tolist()
 
 
+def test_a_model_is_compared_with_the_strongest_baseline(tmp_path, monkeypatch):
+    Made(monkeypatch, baselines={"weak": 0.4, "strong": 0.99, "middle": 0.7})
+    found = tables(tmp_path, [evaluated(tmp_path), run.baselines(asked(), tmp_path)])
+    gains = found["gains"]
+    assert set(gains["against"]) == {"random twin", "baseline:strong"}
+    over = gains[(gains["against"] == "baseline:strong") & gains["primary"]]
+    assert set(over["verdict"]) == {"worse"} and (over["ci95_high"] < 0).all()
+
+
+def test_a_baseline_of_other_examples_is_told_and_the_rest_stands(tmp_path, monkeypatch):
+    made = Made(monkeypatch)
+    outcome = evaluated(tmp_path)
+    made.data = replace(made.data, examples=made.data.examples[:-1])
+    found = tables(tmp_path, [outcome, run.baselines(asked(), tmp_path)])
+    assert set(found["gains"]["against"]) == {"random twin"} and len(found["metrics"])
+    told = found["failures"]
+    assert set(told["status"]) == {"not applicable"} and len(told) == 4
+    assert told["reason"].str.contains("cannot be compared with baseline:none").all()
+
+
 def test_a_model_that_learnt_nothing_is_not_resolved(tmp_path, monkeypatch):
     Made(monkeypatch, n=40)
     gains = tables(tmp_path, [evaluated(tmp_path, skill=0.52)])["gains"]
-    assert set(gains["verdict"]) == {"not resolved"}
+    assert len(gains) and set(gains["verdict"]) == {"not resolved"}
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,15 @@ def test_differences_refuse_other_test_sets():
             differences_of(made, other, 10)
 
 
+def test_a_baseline_is_compared_without_the_points_of_a_learning_curve():
+    curve = predictions()
+    both = Predictions(pa.concat_tables([predictions(size=5).table, curve.table]), {})
+    with pytest.raises(PlmscaleError, match="of other examples"):
+        differences_of(both, Predictions(curve.table, {"model": {"kind": "mlm"}}), 10)
+    made = differences_of(both, Predictions(curve.table, {"model": None}), 10)
+    assert {m.group for m in made} == {""} and all(m.value == 0 for m in made)
+
+
 def test_the_file_gives_back_what_was_written(tmp_path):
     made = predictions()
     made.write(tmp_path / "p.parquet")

@@ -91,6 +91,9 @@ def test_models_stand_beside_twins_baselines_and_models_from_elsewhere(made, fol
     first = rows[0]
     assert first["model"] == "clm-5" and first["leakage"] == "12.0 %"
     assert first["training is"] == "better"
+    # The random twin has 0.1, the baseline 0.08: two paired differences.
+    ahead = first["over best baseline (95 %)"]
+    assert ahead.endswith(", better") and ahead != first["gain (95 %)"] + ", better"
     metrics = data.read_downstream(folder)["metrics"]
     own = metrics.query("task == 'fold' and method == 'probe' and model == 'clm-5'").iloc[0]
     assert first["value (95 %)"].startswith(f"{own['value']:.3f} (")

@@ -50,9 +50,12 @@ def metrics(cases: Iterable[Case], replicates: int) -> list[Metric]:
     return result
 
 
-def differences(first: Iterable[Case], second: Iterable[Case], replicates: int) -> list[Metric]:
+def differences(
+    first: Iterable[Case], second: Iterable[Case], replicates: int, common: bool = False
+) -> list[Metric]:
     """Return first minus second of every metric, with paired intervals.
 
+    common: metrics that only one of the two has are left out, instead of an error.
     Raises PlmscaleError unless both are of the same examples: else a difference would be one of
     their test sets.
     """
@@ -62,13 +65,15 @@ def differences(first: Iterable[Case], second: Iterable[Case], replicates: int) 
         if not case.n:
             continue
         other = others.pop(case.key, None)
+        if other is None and common:
+            continue
         if other is None or list(case.ids) != list(other.ids) or case.n != other.n:
             _unlike(case)
         made = paired_difference(
             case.values, other.values, statistic=case.statistic, replicates=replicates
         )
         result.append(_metric(case, made.value, made.se, made.ci95))
-    for case in others.values():
+    for case in others.values() if not common else ():
         _unlike(case)
     return result
 

@@ -162,8 +162,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def shown(tables: Any) -> list[dict[str, Any]]:
     """Return rows of the primary metrics, models beside their random twins."""
+    from plmscale.downstream.collect import RANDOM
+
     metrics, gains = tables["metrics"], tables["gains"]
     key = ["task", "model", "method", "seed", "split", "group", "metric", "definition"]
+    gains = gains[gains["against"] == RANDOM]
     random = gains.set_index(key)[["other", "verdict"]].to_dict("index") if len(gains) else {}
     rows = []
     for row in metrics[metrics["primary"].astype(bool)].to_dict("records"):

@@ -6,7 +6,8 @@ metrics.csv (.parquet), a row a number:
     value, se, ci95_low, ci95_high, n, primary, higher_is_better
     leakage       share of the test proteins that the run's corpus holds at 50 % identity or more
     leakage_any   share with any hit in it; both empty for what is no run
-gains.csv, a row a paired difference: trained minus `against` (`random twin`, or a baseline):
+gains.csv, a row a paired difference: trained minus `against`, the `random twin` or the strongest of
+the baselines (`baseline:NAME`) by the task's first metric:
     model, kind, task, method, seed, against, split, group, metric, definition, trained, other,
     gain, se, ci95_low, ci95_high, n, primary, higher_is_better, verdict
   verdict: better, worse, or `not resolved` where the interval spans zero or there is none.
@@ -34,6 +35,7 @@ from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write, fingerprint, finite, read_json, sha256_file, write_json
 
 RANDOM = "random twin"
+_BASELINE = "baseline:"
 METRICS = [
     "model", "run_id", "kind", "origin", "twin", "n_params", "loss", "flops_6nd", "flops", "task",
     "method", "seed", "split", "group", "metric", "definition", "value", "se", "ci95_low",
@@ -79,9 +81,9 @@ def collect(
         own, bad = scorer.metrics(entries)
         metrics += _told(own, leaked.get(name, {}))
         failures += bad
-        more, bad = scorer.gains(entries)
-        gains += more
-        failures += bad
+        for compared in (scorer.gains(entries), scorer.over_baseline(entries, own)):
+            gains += compared[0]
+            failures += compared[1]
     runs = pd.read_csv(runs_csv).set_index("run_id") if runs_csv else pd.DataFrame()
     for row in metrics:
         for column in ("loss", "flops_6nd", "flops"):
@@ -152,26 +154,63 @@ class Scorer:
                 bad.append(self._failure(entry, f"cannot be compared with its twin: {error}"))
         return rows, bad
 
-    def _gain(self, entry: Row, twin: Row, differences: Callable) -> list[Row]:
-        first, second = (self.out / e["path"] for e in (entry, twin))
+    def over_baseline(
+        self, entries: Sequence[Row], metrics: Sequence[Row]
+    ) -> tuple[list[Row], list[Row]]:
+        """Return rows of trained minus the strongest baseline, and of what could not be compared.
+
+        metrics: as from `metrics`. The strongest is the best in the first primary metric that a
+        baseline has; ties go to the first.
+        """
+        rows, bad = [], []
+        known = [
+            row for row in metrics
+            if row["origin"] == "baseline" and row["primary"] and row["value"] is not None
+            and math.isfinite(row["value"])
+        ]  # fmt: skip
+        if (differences := self.task.differences) is None or not known:
+            return rows, bad
+        shared = [row for row in known if all(row[key] == known[0][key] for key in _KEY)]
+        sign = 1 if known[0]["higher_is_better"] else -1
+        best = max(shared, key=lambda row: sign * row["value"])["method"]
+        baseline = next(entry for entry in entries if entry["method"] == best)
+        for entry in entries:
+            if entry["twin"] or entry["method"].startswith(_BASELINE):
+                continue
+            try:
+                rows += self._gain(entry, baseline, differences, best)
+            except (PlmscaleError, ValueError, KeyError) as error:
+                why = f"cannot be compared with {best}: {error}"
+                bad.append({**self._failure(entry, why), "status": "not applicable"})
+        return rows, bad
+
+    def _gain(
+        self, entry: Row, other: Row, differences: Callable, against: str = RANDOM
+    ) -> list[Row]:
+        first, second = (self.out / e["path"] for e in (entry, other))
         kind = (Predictions.read_about(first)["model"] or {}).get("kind", "")
+        what = "gains" if against == RANDOM else f"gains-{against.removeprefix(_BASELINE)}"
         made = self._kept(
-            first, "gains", [_of(first), _of(second)],
+            first, what, [_of(first), _of(second)],
             lambda: differences(
                 Predictions.read(first), Predictions.read(second), self.options
             ),
         )  # fmt: skip
         values = [
             {tuple(m[key] for key in _KEY): m["value"] for m in self._scored(path, own)}
-            for path, own in ((first, entry), (second, twin))
+            for path, own in ((first, entry), (second, other))
         ]
         rows = []
         for metric in made:
             key = tuple(metric[name] for name in _KEY)
+            trained, than = (known.get(key) for known in values)
+            if than is None and None not in (trained, metric["value"]):
+                # The other has it under another name: a unigram's perplexity is neither kind's.
+                than = trained - metric["value"]
             row = {
                 "model": entry["model"], "kind": kind, "task": self.task.name,
-                "method": entry["method"], "seed": entry["seed"], "against": RANDOM,
-                "trained": values[0].get(key), "other": values[1].get(key),
+                "method": entry["method"], "seed": entry["seed"], "against": against,
+                "trained": trained, "other": than,
                 **metric, "gain": metric["value"], "verdict": verdict(metric),
             }  # fmt: skip
             rows.append(row)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plmscale.downstream.collect import RANDOM
 from plmscale.figures import downstreamview as view
 from plmscale.figures.style import OBJECTIVE_NAME, interval_text, si
 from plmscale.report.parts import Figure, Table
@@ -61,7 +62,7 @@ def task_table(
     columns = (
         ("model", "nowrap"), ("as", "text"), ("N", "number"), ("use", "nowrap"),
         ("metric", "nowrap"), ("value (95 %)", "nowrap"), ("random", "number"), ("gain (95 %)", "nowrap"),
-        ("training is", "nowrap"), ("leakage", "number"),
+        ("training is", "nowrap"), ("over best baseline (95 %)", "nowrap"), ("leakage", "number"),
     )  # fmt: skip
     models, more = chosen_models(metrics)
     rows: list[list[str]] = []
@@ -70,9 +71,10 @@ def task_table(
     for k, measure in enumerate(measures):
         label = labels[what := replace(measure, method="")]
         own = view.over_seeds(measure.of(metrics[~metrics["twin"]])).set_index("model")
-        won = measure.of(gains)
-        won = view.over_seeds(won.assign(value=won["gain"])).set_index("model")
-        twins = measure.of(gains).groupby("model")["other"].mean()
+        pairs = measure.of(gains).assign(value=lambda rows: rows["gain"])
+        random = pairs["against"] == RANDOM
+        won, ahead = (view.over_seeds(pairs[side]).set_index("model") for side in (random, ~random))
+        twins = pairs[random].groupby("model")["other"].mean()
         for model in (name for name in models if name in own.index):
             row = own.loc[model]
             gain = won.loc[model] if model in won.index else None
@@ -80,7 +82,8 @@ def task_table(
                 model, OBJECTIVE_NAME.get(row["kind"], row["kind"]), _size(row["n_params"]),
                 measure.method, label, _with_ends(row), number(twins.get(model)),
                 "–" if gain is None else _with_ends(gain),
-                "no twin" if gain is None else _verdict(gain), _percent(row["leakage"]),
+                "no twin" if gain is None else _verdict(gain),
+                _ahead(ahead.loc[model]) if model in ahead.index else "–", _percent(row["leakage"]),
             ])  # fmt: skip
         # A baseline is the same whatever method stands above it, so it stands once.
         if not any(replace(later, method="") == what for later in measures[k + 1 :]):
@@ -108,7 +111,7 @@ def _definitions(measures: Sequence[view.Measure]) -> str:
 
 def _baselines(metrics: pd.DataFrame, measure: view.Measure, label: str) -> list[list[str]]:
     return [
-        [row["name"], "baseline", "–", "", label, _with_ends(row), "–", "–", "", "–"]
+        [row["name"], "baseline", "–", "", label, _with_ends(row), "–", "–", "", "–", "–"]
         for row in view.baselines(metrics, measure).to_dict("records")
     ]
 
@@ -118,6 +121,12 @@ def _verdict(gain: Mapping[str, Any]) -> str:
     if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high:
         return "not resolved"
     return "better" if (low > 0) == bool(gain["higher_is_better"]) else "worse"
+
+
+def _ahead(gain: Mapping[str, Any]) -> str:
+    """Say by how much a model is ahead of the strongest baseline, and whether that is resolved."""
+    told = _verdict(gain)
+    return f"{_with_ends(gain)}, {told}"
 
 
 def _ends(row: Mapping[str, Any]) -> str:

@@ -118,7 +118,8 @@ def score(predictions: Predictions, options: Options) -> Iterable[Metric]:
 def differences(first: Predictions, second: Predictions, options: Options) -> list[Metric]:
     """Return first minus second of each metric with paired intervals; for trained minus random."""
     both = (cases_of(predictions, options.no_contacts) for predictions in (first, second))
-    return cases.differences(*both, options.replicates)
+    # A baseline has no learning curve.
+    return cases.differences(*both, options.replicates, common=not second.about.get("model"))
 
 
 def _attention(
