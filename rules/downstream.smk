@@ -138,9 +138,7 @@ checkpoint downstream_best:
         "../environment.yml"
     params:
         columns=STUDY.downstream.best,
-        runs=lambda wildcards: sorted(
-            {m.run_id for m in STAGE.models.values() if m.run_id}
-        ),
+        runs=lambda wildcards: STAGE.run_ids(),
     script:
         "../scripts/best_runs.py"
 

@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import PROJECT
+from test_sofar import contents
 
 SMALL = Path(os.environ.get("PLMSCALE_SHARED") or PROJECT.parent / "shared") / "downstream"
 pytestmark = [
@@ -46,6 +49,15 @@ def down(checkout, *words):
 def jobs(checkout):
     found = checkout.jobs("downstream", study="down")
     return {name: n for name, n in found.items() if name != "downstream"}
+
+
+def so_far(checkout, name):
+    done = subprocess.run(
+        [sys.executable, "-m", "plmscale.cli", "report", f"studies/{name}.yaml"],
+        cwd=checkout.folder, env=checkout.environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stdout + done.stderr
+    return done.stdout
 
 
 def stamps(results):
@@ -119,6 +131,30 @@ def test_the_best_run_is_evaluated_and_only_what_is_new_is_made(copy):
     last = stamps(results)
     changed = {path.parts[2] for path in last if last[path] != after.get(path)}
     assert changed == {name}
+
+
+def test_the_report_so_far_shows_what_is_evaluated(copy):
+    results = copy.folder / "results/smoke"
+    tables = [f"downstream/{name}.csv" for name in ("metrics", "gains", "failures")]
+    write(copy, **{'  models: {absent: "hf:nobody/no-such-model"}\n': ""})
+    copy.snakemake("downstream_scaling", *tables, study="down")
+    before = contents(results)
+    assert "Downstream: 3 of 3 evaluations" in so_far(copy, "down")
+    assert contents(results, "so-far") == before
+    for name in (*tables, "downstream/scaling.json"):
+        assert (results / "so-far" / name).read_bytes() == (results / name).read_bytes(), name
+    assert '<section id="downstream">' in (results / "so-far/report.html").read_text()
+    assert (results / "so-far/figures/downstream_loss.png").exists()
+
+    # An evaluation that is gone is told, and the others are shown.
+    (done,) = results.glob("downstream/done/fluorescence/clm-*.json")
+    done.unlink()
+    assert "Downstream: 2 of 3 evaluations" in so_far(copy, "down")
+    lacks = pd.read_csv(results / "so-far/downstream/failures.csv")
+    assert lacks[["task", "status"]].to_numpy().tolist() == [["fluorescence", "waiting"]]
+    shown = pd.read_csv(results / "so-far/downstream/metrics.csv")
+    own = shown[shown["origin"] == "run"]
+    assert set(own["task"]) == {"perplexity", "fitness"}
 
 
 def test_missing_data_stop_one_task_and_nothing_else(copy, tmp_path):

@@ -11,7 +11,7 @@ the baselines (`baseline:NAME`) by the task's first metric:
     model, kind, task, method, seed, against, split, group, metric, definition, trained, other,
     gain, se, ci95_low, ci95_high, n, primary, higher_is_better, verdict
   verdict: better, worse, or `not resolved` where the interval spans zero or there is none.
-failures.csv: task, model, method, status (failed, not applicable, not run), reason
+failures.csv: task, model, method, status (failed, not applicable, not run, waiting), reason
 
 A baseline is a row of model `baseline:NAME`. What a prediction gives is kept beside it, so that a
 further model or seed scores only what is new; other definitions score all again.
@@ -58,16 +58,21 @@ def collect(
     options: Mapping[str, Mapping[str, Any]],
     leaks: Mapping[str, str | Path],
     runs_csv: str | Path | None = None,
+    *,
+    keep: bool = True,
+    lacking: Iterable[Row] = (),
 ) -> dict[str, pd.DataFrame]:
     """Write metrics.csv (.parquet), gains.csv and failures.csv into `into`, and return them by name.
 
     outcomes: what jobs wrote (outcome.Outcome). out: below which their predictions lie. options: of each
-    task. leaks: file of each task's leakage. runs_csv: the runs table.
+    task. leaks: file of each task's leakage. runs_csv: the runs table. keep: whether what was scored
+    may be kept below `out`. lacking: further rows of failures.
     """
     found = [read_json(path) for path in outcomes]
     metrics: list[Row] = []
     gains: list[Row] = []
     failures: list[Row] = [row for outcome in found for row in outcome["failures"]]
+    failures += lacking
     leaked: dict[str, Any] = {}
     for name, path in leaks.items():
         known = read_json(path)
@@ -77,7 +82,7 @@ def collect(
         entries = [e for o in found if o["task"] == name for e in o["predictions"]]
         if not entries:
             continue
-        scorer = Scorer(name, options.get(name, {}), out)
+        scorer = Scorer(name, options.get(name, {}), out, keep)
         own, bad = scorer.metrics(entries)
         metrics += _told(own, leaked.get(name, {}))
         failures += bad
@@ -105,8 +110,9 @@ def collect(
 class Scorer:
     """Scores predictions of one task; what it found is kept in files beside them."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], out: Path) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any], out: Path, keep: bool = True) -> None:
         self.task: Task = tasks.task(name)
+        self.keep = keep
         self.options = self.task.options.model_validate(dict(options))
         self.out = out
         self.rules = [definitions(name), self.options.model_dump(mode="json")]
@@ -231,7 +237,8 @@ class Scorer:
         if kept.exists() and (known := read_json(kept))["key"] == key:
             return known["rows"]
         rows = [_row(metric) for metric in compute()]
-        write_json(kept, {"key": key, "rows": rows})
+        if self.keep:
+            write_json(kept, {"key": key, "rows": rows})
         return rows
 
     def _failure(self, entry: Row, reason: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from plmscale.cluster.devices import PARTS
 from plmscale.downstream.settings import ON_CORPUS
 from plmscale.errors import PlmscaleError
-from plmscale.files import canonical_json, fingerprint, read_json, sha256_file
+from plmscale.files import atomic_write, canonical_json, fingerprint, read_json, sha256_file
 from plmscale.grid import Run, select
 from plmscale.resources import ONE_THREAD_BELOW
 
@@ -103,6 +104,17 @@ def best(runs: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> list[str]
     return [run_id for _, run_id in lowest.values()]
 
 
+def write_best(
+    table: str | Path, runs: Iterable[str], columns: Iterable[str], out: str | Path
+) -> None:
+    """Write the run_ids of `best` among the `runs` in the runs table, one a line."""
+    among = set(runs)
+    with open(table, newline="", encoding="utf-8") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["run_id"] in among]
+    with atomic_write(out) as handle:
+        handle.writelines(f"{name}\n" for name in best(rows, columns))
+
+
 class Stage:
     """The files of a study's downstream stage; a choice has only its runs among the models.
 
@@ -147,12 +159,20 @@ class Stage:
             return [f"{self.out}/runs/{model.run_id}/model.safetensors"]
         return [f"{self.folder}/done/hub/{name}.json"] if model.download else []
 
-    def done(self, best_runs: str = "") -> list[str]:
-        """Return what jobs leave, of all models or of the runs that the file `best_runs` lists."""
-        names = list(self.models)
-        if best_runs:
-            listed = set(Path(best_runs).read_text(encoding="utf-8").split())
-            names = [n for n, m in self.models.items() if not m.run_id or m.run_id in listed]
+    def run_ids(self) -> list[str]:
+        """Return the runs among the models."""
+        return sorted({model.run_id for model in self.models.values() if model.run_id})
+
+    def names(self, best_runs: str | Path = "") -> list[str]:
+        """Return all models, or those that are no run or one that the file `best_runs` lists."""
+        if not best_runs:
+            return list(self.models)
+        listed = set(Path(best_runs).read_text(encoding="utf-8").split())
+        return [n for n, m in self.models.items() if not m.run_id or m.run_id in listed]
+
+    def done(self, best_runs: str | Path = "") -> list[str]:
+        """Return what jobs leave, of the models of `names`."""
+        names = self.names(best_runs)
         fetched = [self.data_file(task) for task in self.tasks if has_data(task)]
         hub = [f"{self.folder}/done/hub/{n}.json" for n in names if self.models[n].download]
         made = [

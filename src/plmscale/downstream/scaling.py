@@ -209,6 +209,16 @@ _TEXT = ("model", "run_id", "kind", "origin", "task", "method", "split", "group"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write scaling.json; a mistake in the input is one line on stderr and exit code 2."""
+    try:
+        run(argv)
+    except PlmscaleError as error:
+        print(f"plmscale: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Write scaling.json as the options `argv` say; PlmscaleError for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m plmscale.downstream.scaling")
     parser.add_argument("--tables", type=Path, required=True, help="folder of metrics.csv, ...")
     parser.add_argument("--runs", type=Path, required=True, help="runs table")
@@ -217,17 +227,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flops-column", default="flops_6nd", help="what counts as compute")
     parser.add_argument("--out", type=Path, required=True, help="scaling.json")
     args = parser.parse_args(argv)
-    try:
-        tables = read_tables(args.tables)
-        found = scaling(
-            tables["metrics"], tables["gains"], read_runs(args.runs),
-            out=args.evaluation, options=args.options, flops=args.flops_column,
-        )  # fmt: skip
-        write_json(args.out, found)
-    except PlmscaleError as error:
-        print(f"plmscale: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    tables = read_tables(args.tables)
+    found = scaling(
+        tables["metrics"], tables["gains"], read_runs(args.runs),
+        out=args.evaluation, options=args.options, flops=args.flops_column,
+    )  # fmt: skip
+    write_json(args.out, found)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ _STEPS = {
     "holdout": "The test on larger budgets",
     "sensitivity": "The comparison of choices",
     "figures": "The figures",
+    "downstream_tables": "The tables of the downstream evaluation",
+    "downstream_scaling": "What lower loss buys downstream",
+    "downstream_figures": "The figures of the downstream evaluation",
 }
 _POWER = re.compile("(?:([0-9.]+)×)?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
@@ -106,12 +109,14 @@ def state_counts(counts: Mapping[str, int]) -> str:
 
 
 def _sentences(found: Mapping[str, Any]) -> list[str]:
+    evaluated = evaluations(found)
     texts = [
         f"State of {moment(found)}: {state_counts(found['counts'])}.",
         "All that follows is made of the finished runs alone and will change."
         if found["counts"].get("done")
         else "There is nothing to fit yet.",
     ]
+    texts += [evaluated] if evaluated else []
     if any(state in found["counts"] for state in ENDED[1:]):
         texts.append("A diverged run, or one whose parent diverged, is an outcome: it is not missing.")  # fmt: skip
     if found["slurm"]:
@@ -119,6 +124,18 @@ def _sentences(found: Mapping[str, Any]) -> list[str]:
             f"Slurm did not answer ({found['slurm']}), so what runs and what waits is by files alone."
         )
     return texts
+
+
+def evaluations(found: Mapping[str, Any]) -> str:
+    """Say how many of the downstream evaluations are there; "" where none is asked for."""
+    asked = found.get("evaluated")
+    if not asked:
+        return ""
+    there, of = asked["there"], asked["of"]
+    return (
+        f"Downstream: {there} of {of} evaluations (a model in a task) "
+        f"{'is' if there == 1 else 'are'} there."
+    )
 
 
 def _not_made(found: Mapping[str, Any]) -> list[str]:
@@ -198,7 +215,8 @@ def text(found: Mapping[str, Any]) -> str:
     part = f" ({found['part']})" if found["part"] else ""
     head = [f"{found['study']}{part}: {lead(found)}"]
     if not unfinished(found):
-        return "\n".join([*head, f"{state_counts(found['counts']).capitalize()}."])
+        counted = f"{state_counts(found['counts']).capitalize()}."
+        return "\n".join(filter(None, [*head, counted, evaluations(found)]))
     parts = ["\n".join([*head, *_sentences(found)]), _experiments(found)]
     shown = lacking.points_table(found)
     if shown.rows:

@@ -53,6 +53,7 @@ def make(study: Study, runs: list[Run], view: Path, part: str) -> dict[str, Any]
     from plmscale.report import build
     from plmscale.report import missing as told
     from plmscale.sofar import missing, steps
+    from plmscale.sofar.evaluated import evaluated
     from plmscale.sofar.finished import take
     from plmscale.tables import read_runs
 
@@ -78,10 +79,12 @@ def make(study: Study, runs: list[Run], view: Path, part: str) -> dict[str, Any]
     _say("drawing figures")
     stamp = told.stamp(found)
     steps.draw_figures(study, view, corpus, stamp, bool(taken), failures)
+    found["evaluated"] = evaluated(study, runs, taken, view, stamp, failures)
     with atomic_write(view / "study.yaml") as handle:
         handle.write(configfile.render(study.model_dump()))
     found["not_made"] = failures
     write_json(view / MARK, found)
+    asked = found["evaluated"] is not None and steps.made(view, "downstream/scaling.json")
     sources = build.Sources(
         runs=view / "runs.csv", laws=view / "laws/laws.json", figures=view / "figures",
         findings=steps.made(view, "laws/findings.json"),
@@ -89,6 +92,7 @@ def make(study: Study, runs: list[Run], view: Path, part: str) -> dict[str, Any]
         sensitivity=steps.made(view, "laws/sensitivity.json"),
         corpus=steps.made(corpus, ""), study=view / "study.yaml", metrics=view / "runs",
         missing=view / MARK, part=part,
+        downstream=view / "downstream" if asked else None,
     )  # fmt: skip
     with (view / "logs/report.log").open("w", encoding="utf-8") as log, redirect_stderr(log):
         page = build.render(build.gather(sources))

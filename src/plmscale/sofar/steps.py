@@ -113,10 +113,8 @@ def draw_figures(
 
     def draw(name: str) -> None:
         figure = getattr(import_module(f"plmscale.figures.{FIGURES[name]}"), name)(inputs)
-        if stamp and not name.startswith("corpus_"):
-            # As a title of the whole figure, for which the layout makes room: it covers nothing.
-            figure.suptitle(stamp, x=0.99, ha="right", fontsize=7, color=style.WARN)
-        style.save(figure, view / "figures" / name)
+        told = "" if name.startswith("corpus_") else stamp
+        style.save(stamped(figure, told), view / "figures" / name)
 
     (view / "figures").mkdir(parents=True, exist_ok=True)
     before = len(failures)
@@ -126,3 +124,13 @@ def draw_figures(
     for name in FIGURES:
         if name not in _OF_LOGS and (some_runs or name.startswith("corpus_")):
             attempt(f"figure_{name}", view, failures, lambda n=name: draw(n))
+
+
+def stamped(figure: Any, stamp: str) -> Any:
+    """Return the figure with `stamp` above it, for who sees it without its report."""
+    from plmscale.figures import style
+
+    if stamp:
+        # As a title of the whole figure, for which the layout makes room: it covers nothing.
+        figure.suptitle(stamp, x=0.99, ha="right", fontsize=7, color=style.WARN)
+    return figure
