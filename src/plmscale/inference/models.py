@@ -60,9 +60,9 @@ def open_model(
     if dtype == "auto":
         dtype = "bf16" if place.type == "cuda" else "fp32"
     model = load(run_dir, device=str(place)).to(_DTYPES[dtype])
-    if place.type == "cuda":
-        # Training's kernel is compiled for each shape of a batch; here every batch has another.
-        model.kernel = "sdpa"
+    # Training's kernels are chosen for forward and backward; a GPU's is compiled for each shape of a
+    # batch, and here every batch has another.
+    model.kernel = "sdpa"
     use = _use(run_dir, config["objective"], use)
     run_id = str(config.get("run_id", run_dir.name))
     return Loaded(model, run_id, use, int(config["context"]), place, dtype)

@@ -72,7 +72,7 @@ def select(
     ]  # fmt: skip
     table = table[~mixed]
     if table.empty:
-        raise PlmscaleError(f"{where}: no run of a single objective")
+        return Selection(table.assign(c=np.array([], float)), excluded, {})
     warnings: dict[str, list[str]] = {name: [] for name in table["objective"].unique()}
 
     def leave_out(rows: pd.Series, why: pd.Series | str) -> None:
