@@ -132,7 +132,10 @@ class Study(Strict):
             raise ValueError("downstream: runs that are read from logs have no weights to evaluate")
         if not self.logs and len(own) < 2:
             missing = "grid" if "corpus" in own else "corpus"
-            raise ValueError(f"{missing}: this key is required (or logs, to read finished runs)")
+            raise ValueError(
+                f"{missing}: this key is required (or logs, to read finished runs; or overlays, the "
+                "file of the study that this one changes)"
+            )
         return self
 
     @model_validator(mode="after")
