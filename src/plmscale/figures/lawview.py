@@ -131,7 +131,9 @@ def _sample(entry: dict[str, Any], which: str) -> np.ndarray | None:
     if second not in columns or not len(rows):
         return None
     if f"log_{first}" in columns:
-        coefficient = np.exp(rows[:, columns.index(f"log_{first}")])
+        # Replicates that ran away become infinite, and are left out below.
+        with np.errstate(over="ignore"):
+            coefficient = np.exp(rows[:, columns.index(f"log_{first}")])
     elif first in columns:
         coefficient = rows[:, columns.index(first)]
     else:
