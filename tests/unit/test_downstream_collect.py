@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from downstream_run_example import Made, Model
 
-from plmscale.downstream import collect, plan, run
+from plmscale.downstream import collect, jobs, plan, run
 from plmscale.errors import PlmscaleError
 from plmscale.files import read_json, write_json
 
@@ -65,6 +65,29 @@ def test_a_model_is_compared_with_the_strongest_baseline(tmp_path, monkeypatch):
     assert set(gains["against"]) == {"random twin", "baseline:strong"}
     over = gains[(gains["against"] == "baseline:strong") & gains["primary"]]
     assert set(over["verdict"]) == {"worse"} and (over["ci95_high"] < 0).all()
+
+
+def test_what_a_job_scored_is_not_scored_again_by_the_tables(tmp_path, monkeypatch):
+    made = Made(monkeypatch)
+    outcomes = [evaluated(tmp_path), run.baselines(asked(), tmp_path)]
+    for outcome in outcomes:
+        assert jobs.scored(outcome, asked(), tmp_path) == outcome.to_dict()
+    before, made.scored = made.scored, 0
+    assert before == 2 * 2 * 2 + 1
+    found = tables(tmp_path, outcomes)
+    assert made.scored == 0 and len(found["metrics"]) == 3 * before
+
+
+def test_a_job_whose_predictions_cannot_be_scored_ends_well(tmp_path, monkeypatch, capsys):
+    made = Made(monkeypatch)
+    outcome = evaluated(tmp_path)
+
+    def broken(predictions, options):
+        raise RuntimeError("no such statistic")
+
+    object.__setattr__(made.task, "score", broken)
+    assert jobs.scored(outcome, asked(), tmp_path)["predictions"]
+    assert "no such statistic" in capsys.readouterr().err
 
 
 def test_a_baseline_of_other_examples_is_told_and_the_rest_stands(tmp_path, monkeypatch):

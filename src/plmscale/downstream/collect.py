@@ -107,6 +107,18 @@ def collect(
     return tables
 
 
+def prepare(outcome: Mapping[str, Any], options: Mapping[str, Any], out: Path) -> None:
+    """Score what a job made and compare it with its twin, so that tables find it done.
+
+    Jobs run side by side, the tables of all of them are made by one process. What cannot be scored
+    is told there.
+    """
+    if entries := outcome["predictions"]:
+        scorer = Scorer(outcome["task"], options, out)
+        scorer.metrics(entries)
+        scorer.gains(entries)
+
+
 class Scorer:
     """Scores predictions of one task; what it found is kept in files beside them."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,26 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     model = args.model
     store = Store(args.store)
     asked = asked_of(args.asked)
-    return run.evaluate(
-        asked, model["name"], lambda: open_model(model), args.out, store
-    ).to_dict()  # fmt: skip
+    made = run.evaluate(asked, model["name"], lambda: open_model(model), args.out, store)
+    return scored(made, asked, args.out)
 
 
 def _baselines(args: argparse.Namespace) -> dict[str, Any]:
-    return run.baselines(asked_of(args.asked), args.out).to_dict()
+    asked = asked_of(args.asked)
+    return scored(run.baselines(asked, args.out), asked, args.out)
+
+
+def scored(made: Outcome, asked: Asked, out: Path) -> dict[str, Any]:
+    """Return the outcome as a dictionary, its predictions scored and compared with the twin's."""
+    from plmscale.downstream.collect import prepare
+
+    found = made.to_dict()
+    try:
+        prepare(found, asked.options, out)
+    except Exception:
+        # The predictions are there; the tables will say what is wrong with them.
+        traceback.print_exc(file=sys.stderr)
+    return found
 
 
 def _leakage(args: argparse.Namespace) -> dict[str, Any]:
