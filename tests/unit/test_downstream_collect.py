@@ -46,7 +46,7 @@ def test_a_trained_model_stands_beside_its_twin_and_the_baseline(tmp_path, monke
     assert len(gains) == len(over) == 3 * 2 * 2
     ahead = over[(over["method"] == "probe") & (over["seed"] == 1) & over["primary"]].iloc[0]
     assert ahead["trained"] == trained["value"]
-    assert ahead["other"] == base[base["primary"]]["value"].item()
+    assert ahead["other"] == pytest.approx(base[base["primary"]]["value"].item())
     gain = gains[(gains["method"] == "probe") & (gains["seed"] == 1) & gains["primary"]].iloc[0]
     assert gain["gain"] == pytest.approx(trained["value"] - random["value"])
     assert (gain["trained"], gain["other"]) == (trained["value"], random["value"])

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from contacts_example import naive_precision, protein, random_protein
+from contacts_example import example, naive_precision, protein, random_protein
 
 from plmscale.downstream.base import Example, Predictions
 from plmscale.downstream.contacts import record, summary
@@ -241,6 +241,23 @@ def test_a_baseline_is_compared_without_the_points_of_a_learning_curve():
         differences_of(both, Predictions(curve.table, {"model": {"kind": "mlm"}}), 10)
     made = differences_of(both, Predictions(curve.table, {"model": None}), 10)
     assert {m.group for m in made} == {""} and all(m.value == 0 for m in made)
+
+
+def test_a_baseline_is_cropped_as_the_model_is():
+    whole = [random_protein(RNG, length, name=f"p{length}") for length in (40, 50, 60)]
+    short = proteins([example(p, "test") for p in whole], [max(0, len(p) - 45) for p in whole])
+    baseline = [RNG.standard_normal((60, 60)) for _ in whole]
+    model = [RNG.standard_normal((60, 60)) for _ in whole]
+
+    def of(found, scores, **about):
+        rows = [s[pair_index(len(p.resolved))] for p, s in zip(found, scores)]
+        return Predictions(predictions(found, rows).table, about)
+
+    first = of(short, model, model={"kind": "mlm"})
+    made = differences_of(first, of(whole, baseline, model=None), 50)
+    # The same baseline made of the crops, taken for another model: then nothing is cropped.
+    expected = differences_of(first, of(short, baseline, model={"kind": "mlm"}), 50)
+    assert made == expected and any(m.value for m in made)
 
 
 def test_the_file_gives_back_what_was_written(tmp_path):

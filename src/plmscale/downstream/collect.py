@@ -222,8 +222,9 @@ class Scorer:
         for metric in made:
             key = tuple(metric[name] for name in _KEY)
             trained, than = (known.get(key) for known in values)
-            if than is None and None not in (trained, metric["value"]):
-                # The other has it under another name: a unigram's perplexity is neither kind's.
+            if against != RANDOM and None not in (trained, metric["value"]):
+                # Its own value may be of whole proteins where a model's is of crops, and a unigram's
+                # perplexity has another name than a CLM's.
                 than = trained - metric["value"]
             row = {
                 "model": entry["model"], "kind": kind, "task": self.task.name,

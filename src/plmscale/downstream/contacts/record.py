@@ -9,14 +9,15 @@ residue. `uncropped`: letters the protein has in the data; it was cropped to len
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from plmscale.downstream.base import Predictions
-from plmscale.downstream.contacts.pairs import Protein, n_pairs
+from plmscale.downstream.contacts.pairs import Protein, n_pairs, pair_index
 from plmscale.errors import PlmscaleError
 
 SCHEMA = pa.schema(
@@ -99,6 +100,35 @@ def records(predictions: Predictions) -> Iterator[Record]:
                 contacts=_array(cell["target"], np.int64).reshape(-1, 2),
                 resolved=resolved,
             )
+
+
+def lengths(predictions: Predictions) -> dict[str, int]:
+    """Return residues by id of each protein, after cropping."""
+    table = predictions.table
+    sizes = pc.list_value_length(table["resolved"]).to_pylist()
+    return dict(zip(table["id"].to_pylist(), sizes, strict=True))
+
+
+def cropped(predictions: Predictions, most: Mapping[str, int]) -> Predictions:
+    """Return the predictions with each protein cropped to its first most[id] residues.
+
+    That is what would have been predicted of the crop only where a pair's score does not depend on
+    what lies behind it, as a baseline's.
+    """
+    rows: dict[str, list] = {name: [] for name in SCHEMA.names}
+    for record in records(predictions):
+        full = len(record.resolved)
+        length = min(full, most.get(record.id, full))
+        i, j = pair_index(full)
+        values = {
+            **vars(record),
+            "target": record.contacts[record.contacts[:, 1] < length].astype(np.int32).ravel(),
+            "prediction": record.scores[(i < length) & (j < length)],
+            "resolved": record.resolved[:length],
+        }
+        for name in SCHEMA.names:
+            rows[name].append(values[name])
+    return Predictions(pa.table(rows, schema=SCHEMA), predictions.about)
 
 
 def _array(cell: pa.ListScalar, dtype: type) -> np.ndarray:

@@ -27,7 +27,7 @@ from plmscale.downstream import cases
 from plmscale.downstream.base import Data, Example, Metric, Predictions, Task
 from plmscale.downstream.contacts.baselines import BASELINES
 from plmscale.downstream.contacts.pairs import Protein, proteins, with_structure
-from plmscale.downstream.contacts.record import table
+from plmscale.downstream.contacts.record import cropped, lengths, table
 from plmscale.downstream.contacts.summary import cases as cases_of
 from plmscale.downstream.supervised import BASELINE, about, check_method, crop, cropped_note, parts
 from plmscale.downstream.supervised import Options as SupervisedOptions
@@ -116,10 +116,16 @@ def score(predictions: Predictions, options: Options) -> Iterable[Metric]:
 
 
 def differences(first: Predictions, second: Predictions, options: Options) -> list[Metric]:
-    """Return first minus second of each metric with paired intervals; for trained minus random."""
+    """Return first minus second of each metric with paired intervals.
+
+    The second is the random twin, or a baseline: that is cropped as the first is, and has no points
+    of a learning curve.
+    """
+    baseline = not second.about.get("model")
+    if baseline:
+        second = cropped(second, lengths(first))
     both = (cases_of(predictions, options.no_contacts) for predictions in (first, second))
-    # A baseline has no learning curve.
-    return cases.differences(*both, options.replicates, common=not second.about.get("model"))
+    return cases.differences(*both, options.replicates, common=baseline)
 
 
 def _attention(
