@@ -19,7 +19,9 @@ _CATEGORIES = {
     "Activity": "activity", "Binding": "binding", "Expression": "expression",
     "OrganismalFitness": "organismal\nfitness", "Stability": "stability", "average": "average",
 }  # fmt: skip
-_CONTROLS = {"natural": "#009E73", "shuffled": "#6b7280", "unigram": "#a8a29e"}
+_CONTROLS = {"natural": "#009E73", "shuffled": "#6b7280", "unigram": "#a16207"}
+# By how they are made: the lengths of the natural ones stand for theirs.
+_OF_EQUAL_LENGTHS = ("shuffled", "unigram")
 _PANELS = {
     "ks_length": "lengths (KS distance)",
     "nearest_held_out": "nearest natural (identity)",
@@ -129,13 +131,18 @@ def _settings(
 ) -> None:
     made = rows[rows["split"] == "generated"]
     places = list(dict.fromkeys(made["group"]))
-    for name, colour in _CONTROLS.items():
+    # Natural proteins on top: their lengths are everybody's.
+    for name, colour in reversed(_CONTROLS.items()):
         control = rows[(rows["group"] == name) & (rows["split"] == "control")]
         if len(control):
             ax.axhline(control["value"].iloc[0], color=colour, lw=1.2, ls="--", zorder=1)
     _categories(ax, made, shown, places, colours)
     ax.set_xticks(range(len(places)), places, rotation=90, fontsize=7)
     ax.margins(x=0.08)
+    low, high = ax.get_ylim()
+    if high - low < 1e-3 * abs(high + low):
+        # All alike but for rounding, which would fill the panel.
+        ax.set_ylim(0.45 * (high + low), 0.55 * (high + low))
 
 
 def _sets(inputs: Inputs, shown: pd.DataFrame) -> tuple[str, dict[tuple[str, str], pd.DataFrame]]:
@@ -162,15 +169,17 @@ def _distributions(part: Figure, sets: dict[tuple[str, str], pd.DataFrame], mode
     colours = dict(zip(made, plt.get_cmap("plasma")(np.linspace(0.1, 0.8, len(made)))))
     for ax, (column, label) in zip(axes, names.items(), strict=True):
         for key, own in sets.items():
+            if column == "length" and key[1] in _OF_EQUAL_LENGTHS:
+                continue
             # A protein without any hit is as far as can be.
             values = np.sort(own[column].fillna(0).to_numpy(float))
             if len(values):
                 ax.step(
-                    values, np.arange(1, len(values) + 1) / len(values), where="post", lw=1.3,
-                    color=colours.get(key, _CONTROLS.get(key[1], style.INK)),
+                    [values[0], *values], np.arange(len(values) + 1) / len(values), where="post",
+                    lw=1.3, color=colours.get(key, _CONTROLS.get(key[1], style.INK)),
                     ls="-" if key in colours else "--", label=key[1],
                 )  # fmt: skip
         ax.set_xlabel(label)
         ax.set_ylabel("share of proteins at most")
     axes[0].set_title(model)
-    part.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    part.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
