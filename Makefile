@@ -27,7 +27,7 @@ demo: $(READY)
 	$(RUN) snakemake --cores $(CORES)
 	@echo "Report: $(CURDIR)/results/demo/report.html"
 
-# Two lanes side by side: workflows and Slurm wait much, unit tests compute.
+# Three lanes side by side (scripts/run_tests.sh).
 test: $(READY)
 	@VENV="$(VENV)" bash scripts/make_slurm.sh
 	@$(RUN) bash scripts/run_tests.sh
