@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -97,28 +95,12 @@ def engine_bytes(
                 tokens = torch.randint(4, 24, (2, 32))
                 tokens[:, ::16] = 1
                 engine.backward(loss_of(engine, tokens))
-                settle(live)
                 if step == 1 and micro == 0:
                     between = live.now
                 engine.step()
-                settle(live)
             if step == 0:
                 live.peak = live.now
     return {"parameters": size, "between": between, "peak": live.peak}
-
-
-def settle(live: LiveBytes) -> None:
-    """Wait until what nobody needs any more is gone.
-
-    Tensors in reference cycles live until the next collection, and those of a finished reduction until
-    Gloo's thread gets a turn, which on a busy machine is later than the call returns.
-    """
-    before, quiet, end = -1, 0, time.monotonic() + 2
-    while quiet < 3 and time.monotonic() < end:
-        gc.collect()
-        quiet = quiet + 1 if live.now == before else 0
-        before = live.now
-        time.sleep(0.005)
 
 
 def _numels(recipe: dict[str, Any]) -> list[int]:
