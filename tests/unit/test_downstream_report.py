@@ -104,7 +104,7 @@ def test_models_stand_beside_twins_baselines_and_models_from_elsewhere(made, fol
 
 def test_measures_of_one_name_are_told_apart(made):
     table = by_title(made)["Contact prediction"]
-    assert {row[4] for row in table.rows} == {"P@L/5, |i-j|>=6", "P@L/5, |i-j|>=24"}
+    assert {row[3] for row in table.rows} == {"P@L/5, |i-j|>=6", "P@L/5, |i-j|>=24"}
     splits = [Measure("perplexity", "zero-shot", s, "all", "p", "w") for s in ("valid", "test")]
     assert list(labels(splits).values()) == ["p, valid", "p, test"]
 

@@ -137,7 +137,7 @@ def _legend(
         handles.append(Line2D([], [], color=TWIN, label="random weights"))
     for name, (colour, dashes) in (more or {}).items():
         handles.append(Line2D([], [], color=colour, ls=dashes, label=name))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)))
 
 
 def size_handles(shown: pd.DataFrame, colours: dict[float, tuple]) -> Sequence[Line2D]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +131,35 @@ def _transfer_sentence(moved: Sequence[Mapping[str, Any]]) -> str:
 
 def _transfer_table(moved: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
-        ("run", "wide"), ("from scratch", "wide"), ("N", "number"), ("FLOPs in all", "nowrap"),
-        ("task", "text"), ("use", "text"), ("metric", "wide"), ("transferred", "number"),
-        ("scratch", "number"), ("difference", "number"), ("95 % interval", "nowrap"),
-        ("transfer is", "nowrap"),
+        ("task", "nowrap"), ("use", "nowrap"), ("metric", "nowrap"), ("transferred", "number"),
+        ("scratch", "number"), ("difference (95 %)", "nowrap"), ("transfer is", "nowrap"),
+        ("N", "number"), ("FLOPs in all", "nowrap"), ("run", "nowrap"), ("from scratch", "nowrap"),
     )  # fmt: skip
+    order = {name: k for k, name in enumerate(view.TASKS)}
+    measures = [view.Measure(*(row[name] for name in view.KEY)) for row in moved]
+    labels = view.labels(dict.fromkeys(replace(measure, method="") for measure in measures))
     made = [
         [
+            view.TASKS[row["task"]], row["method"], labels[replace(measure, method="")],
+            rows.number(row["value"]), rows.number(row["value_scratch"]),
+            f"{rows.number(row['difference'])} ({interval_text(_ends(row), 3)})", row["verdict"],
+            si(row["n_params"]), flops_text(row["total_flops"]),
             f"{row['transferred']} ({OBJECTIVE_NAME[row['from']]} first)", row["scratch"],
-            si(row["n_params"]), flops_text(row["total_flops"]), view.TASKS[row["task"]],
-            row["method"], rows.metric_words(row), rows.number(row["value"]),
-            rows.number(row["value_scratch"]), rows.number(row["difference"]),
-            interval_text(tuple(row["ci95"]) if row["ci95"] else None, 3), row["verdict"],
         ]
-        for row in moved
+        for row, measure in sorted(
+            zip(moved, measures, strict=True),
+            key=lambda pair: (pair[0]["transferred"], order[pair[0]["task"]]),
+        )
     ]  # fmt: skip
     note = (
         "The parent's compute counts. Intervals are paired by test example; what another seed of the "
         "training would change is not in them."
     )
     return Table("downstream-transfer", "Transfer at equal compute", [note], columns, made)
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    return tuple(row["ci95"]) if row["ci95"] else None
 
 
 def _many(n: int, word: str) -> str:

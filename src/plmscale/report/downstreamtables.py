@@ -60,9 +60,10 @@ def task_table(
 ) -> Table:
     """Return a table of a task: per measure, models with twin and gain, then baselines."""
     columns = (
-        ("model", "nowrap"), ("as", "text"), ("N", "number"), ("use", "nowrap"),
-        ("metric", "nowrap"), ("value (95 %)", "nowrap"), ("random", "number"), ("gain (95 %)", "nowrap"),
-        ("training is", "nowrap"), ("over best baseline (95 %)", "nowrap"), ("leakage", "number"),
+        ("model", "nowrap"), ("as", "text"), ("use", "nowrap"), ("metric", "nowrap"),
+        ("value (95 %)", "nowrap"), ("random", "number"), ("gain (95 %)", "nowrap"),
+        ("training is", "nowrap"), ("over best baseline (95 %)", "nowrap"), ("N", "number"),
+        ("leakage", "number"),
     )  # fmt: skip
     models, more = chosen_models(metrics)
     rows: list[list[str]] = []
@@ -79,11 +80,11 @@ def task_table(
             row = own.loc[model]
             gain = won.loc[model] if model in won.index else None
             rows.append([
-                model, OBJECTIVE_NAME.get(row["kind"], row["kind"]), _size(row["n_params"]),
-                measure.method, label, _with_ends(row), number(twins.get(model)),
+                model, OBJECTIVE_NAME.get(row["kind"], row["kind"]), measure.method, label, _with_ends(row), number(twins.get(model)),
                 "–" if gain is None else _with_ends(gain),
                 "no twin" if gain is None else _verdict(gain),
-                _ahead(ahead.loc[model]) if model in ahead.index else "–", _percent(row["leakage"]),
+                _ahead(ahead.loc[model]) if model in ahead.index else "–",
+                _size(row["n_params"]), _percent(row["leakage"]),
             ])  # fmt: skip
         # A baseline is the same whatever method stands above it, so it stands once.
         if not any(replace(later, method="") == what for later in measures[k + 1 :]):
@@ -111,7 +112,7 @@ def _definitions(measures: Sequence[view.Measure]) -> str:
 
 def _baselines(metrics: pd.DataFrame, measure: view.Measure, label: str) -> list[list[str]]:
     return [
-        [row["name"], "baseline", "–", "", label, _with_ends(row), "–", "–", "", "–", "–"]
+        [row["name"], "baseline", "", label, _with_ends(row), "–", "–", "", "–", "–", "–"]
         for row in view.baselines(metrics, measure).to_dict("records")
     ]
 
