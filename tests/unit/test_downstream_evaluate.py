@@ -9,6 +9,7 @@ from downstream_data_example import SMALL
 from hub_example import esm2
 
 from plmscale.cli import main
+from plmscale.downstream import cli
 
 needs_data = pytest.mark.skipif(
     not SMALL.is_dir(), reason=f"the small downstream data are not at {SMALL}"
@@ -84,3 +85,19 @@ def test_nothing_to_evaluate_is_told_by_the_exit_code(tmp_path, capsys):
     assert "nothing could be evaluated" in out and "missing" in told
     failures = pd.read_csv(tmp_path / "out/failures.csv")
     assert failures["task"].tolist() == ["fold"]
+
+
+def test_rows_of_one_metric_are_told_apart_in_the_terminal():
+    def row(definition, **more):
+        return {"task": "contacts", "model": "m", "method": "probe", "seed": 1, "split": "test",
+                "group": "", "metric": "P@L/5", "definition": definition, **more}  # fmt: skip
+
+    rows = [row(f"|i-j|>={apart}, macro, L=sequence") for apart in (6, 24)]
+    rows.append({**rows[0], "model": "baseline:random", "method": "baseline:random"})
+    found = cli.named(rows)
+    assert [r["metric"] for r in found] == [
+        "P@L/5, |i-j|>=6",
+        "P@L/5, |i-j|>=24",
+        "P@L/5, |i-j|>=6",
+    ]
+    assert [r["method"] for r in found] == ["probe", "probe", ""]

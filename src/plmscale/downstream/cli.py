@@ -20,7 +20,6 @@ _SHOWN = [
     "model",
     "method",
     "seed",
-    "group",
     "metric",
     "value",
     "ci95",
@@ -86,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
         failures = tables["failures"].to_dict("records")
         print(json.dumps({"metrics": rows, "failures": failures}, indent=2))
     else:
-        print(table(rows, _SHOWN) if rows else "nothing could be evaluated")
+        print(table(named(rows), _SHOWN) if rows else "nothing could be evaluated")
         _say_failures(tables["failures"], args.out)
     return 0 if rows else 1
 
@@ -181,6 +180,23 @@ def shown(tables: Any) -> list[dict[str, Any]]:
              "random": twin.get("other"), "verdict": twin.get("verdict", "")}
         )  # fmt: skip
     return rows
+
+
+def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with a name for `metric` that says what tells it from the others: its group,
+    split or definition, as in the report."""
+    from plmscale.figures.downstreamview import Measure, labels
+
+    measures = [
+        Measure(
+            row["task"], "", *(row[name] for name in ("split", "group", "metric", "definition"))
+        )
+        for row in rows
+    ]
+    names = {}
+    for task in dict.fromkeys(measure.task for measure in measures):
+        names |= labels(dict.fromkeys(m for m in measures if m.task == task))
+    return [{**row, "metric": names[measure]} for row, measure in zip(rows, measures, strict=True)]
 
 
 def _say_failures(failures: Any, out: Path) -> None:
