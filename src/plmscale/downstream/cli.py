@@ -196,7 +196,15 @@ def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = {}
     for task in dict.fromkeys(measure.task for measure in measures):
         names |= labels(dict.fromkeys(m for m in measures if m.task == task))
-    return [{**row, "metric": names[measure]} for row, measure in zip(rows, measures, strict=True)]
+    # A baseline's method is its name again.
+    return [
+        {
+            **row,
+            "metric": names[measure],
+            "method": row["method"] if row["method"] != row["model"] else "",
+        }
+        for row, measure in zip(rows, measures, strict=True)
+    ]
 
 
 def _say_failures(failures: Any, out: Path) -> None:
