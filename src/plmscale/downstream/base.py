@@ -24,6 +24,12 @@ from plmscale.files import atomic_write, canonical_json
 
 # How a model is used by a task. `baseline:NAME` needs no model.
 METHODS = ("zero-shot", "attention", "probe", "lora")
+BASELINE = "baseline:"
+"""What the method of a baseline's predictions begins with; its name follows."""
+
+RANDOM = "random twin"
+"""What the gains of a model over its twin are called."""
+
 _META = b"plmscale"
 
 

@@ -161,7 +161,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def shown(tables: Any) -> list[dict[str, Any]]:
     """Return rows of the primary metrics, models beside their random twins."""
-    from plmscale.downstream.collect import RANDOM
+    from plmscale.downstream.base import RANDOM
 
     metrics, gains = tables["metrics"], tables["gains"]
     key = ["task", "model", "method", "seed", "split", "group", "metric", "definition"]

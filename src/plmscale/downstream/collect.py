@@ -29,13 +29,11 @@ from typing import Any
 import pandas as pd
 
 from plmscale.downstream import leakage, tasks
-from plmscale.downstream.base import Metric, Predictions, Task
+from plmscale.downstream.base import BASELINE, RANDOM, Metric, Predictions, Task
 from plmscale.downstream.plan import definitions
 from plmscale.errors import PlmscaleError
 from plmscale.files import atomic_write, fingerprint, finite, read_json, sha256_file, write_json
 
-RANDOM = "random twin"
-_BASELINE = "baseline:"
 METRICS = [
     "model", "run_id", "kind", "origin", "twin", "n_params", "loss", "flops_6nd", "flops", "task",
     "method", "seed", "split", "group", "metric", "definition", "value", "se", "ci95_low",
@@ -125,6 +123,7 @@ class Scorer:
     def __init__(self, name: str, options: Mapping[str, Any], out: Path, keep: bool = True) -> None:
         self.task: Task = tasks.task(name)
         self.keep = keep
+        self._known: dict[Path, list[Row]] = {}
         self.options = self.task.options.model_validate(dict(options))
         self.out = out
         self.rules = [definitions(name), self.options.model_dump(mode="json")]
@@ -158,19 +157,10 @@ class Scorer:
 
     def gains(self, entries: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         """Return rows of trained minus random twin, and of what could not be compared."""
-        rows, bad = [], []
-        if (differences := self.task.differences) is None:
-            return rows, bad
         twins = {(e["model"], e["method"], e["seed"]): e for e in entries if e["twin"]}
-        for entry in entries:
-            twin = twins.get((entry["model"], entry["method"], entry["seed"]))
-            if entry["twin"] or twin is None:
-                continue
-            try:
-                rows += self._gain(entry, twin, differences)
-            except (PlmscaleError, ValueError, KeyError) as error:
-                bad.append(self._failure(entry, f"cannot be compared with its twin: {error}"))
-        return rows, bad
+        trained = [entry for entry in entries if not entry["twin"]]
+        pairs = [(e, twins.get((e["model"], e["method"], e["seed"]))) for e in trained]
+        return self._compared([pair for pair in pairs if pair[1]], RANDOM)
 
     def over_baseline(
         self, entries: Sequence[Row], metrics: Sequence[Row]
@@ -180,34 +170,40 @@ class Scorer:
         metrics: as from `metrics`. The strongest is the best in the first primary metric that a
         baseline has; ties go to the first.
         """
-        rows, bad = [], []
         known = [
             row for row in metrics
             if row["origin"] == "baseline" and row["primary"] and row["value"] is not None
             and math.isfinite(row["value"])
         ]  # fmt: skip
-        if (differences := self.task.differences) is None or not known:
-            return rows, bad
+        if not known:
+            return [], []
         shared = [row for row in known if all(row[key] == known[0][key] for key in _KEY)]
         sign = 1 if known[0]["higher_is_better"] else -1
         best = max(shared, key=lambda row: sign * row["value"])["method"]
         baseline = next(entry for entry in entries if entry["method"] == best)
-        for entry in entries:
-            if entry["twin"] or entry["method"].startswith(_BASELINE):
-                continue
+        models = [e for e in entries if not (e["twin"] or e["method"].startswith(BASELINE))]
+        rows, bad = self._compared([(entry, baseline) for entry in models], best)
+        return rows, [{**row, "status": "not applicable"} for row in bad]
+
+    def _compared(
+        self, pairs: Iterable[tuple[Row, Row]], against: str
+    ) -> tuple[list[Row], list[Row]]:
+        """Return rows of the first minus the second of each pair, and of what cannot be compared."""
+        rows, bad = [], []
+        if self.task.differences is None:
+            return rows, bad
+        words = "its twin" if against == RANDOM else against
+        for entry, other in pairs:
             try:
-                rows += self._gain(entry, baseline, differences, best)
+                rows += self._gain(entry, other, self.task.differences, against)
             except (PlmscaleError, ValueError, KeyError) as error:
-                why = f"cannot be compared with {best}: {error}"
-                bad.append({**self._failure(entry, why), "status": "not applicable"})
+                bad.append(self._failure(entry, f"cannot be compared with {words}: {error}"))
         return rows, bad
 
-    def _gain(
-        self, entry: Row, other: Row, differences: Callable, against: str = RANDOM
-    ) -> list[Row]:
+    def _gain(self, entry: Row, other: Row, differences: Callable, against: str) -> list[Row]:
         first, second = (self.out / e["path"] for e in (entry, other))
         kind = (Predictions.read_about(first)["model"] or {}).get("kind", "")
-        what = "gains" if against == RANDOM else f"gains-{against.removeprefix(_BASELINE)}"
+        what = "gains" if against == RANDOM else f"gains-{against.removeprefix(BASELINE)}"
         made = self._kept(
             first, what, [_of(first), _of(second)],
             lambda: differences(
@@ -246,12 +242,17 @@ class Scorer:
     ) -> list[Row]:
         """Return rows of metrics, from the file beside the predictions where that is of these."""
         kept = path.with_suffix(f".{what}.json")
+        if kept in self._known:
+            # Of a baseline they are asked for again with each model.
+            return self._known[kept]
         key = fingerprint([self.rules, of])
         if kept.exists() and (known := read_json(kept))["key"] == key:
-            return known["rows"]
-        rows = [_row(metric) for metric in compute()]
-        if self.keep:
-            write_json(kept, {"key": key, "rows": rows})
+            rows = known["rows"]
+        else:
+            rows = [_row(metric) for metric in compute()]
+            if self.keep:
+                write_json(kept, {"key": key, "rows": rows})
+        self._known[kept] = rows
         return rows
 
     def _failure(self, entry: Row, reason: str) -> Row:

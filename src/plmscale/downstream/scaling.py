@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from plmscale.downstream import transfers, trends
+from plmscale.downstream.base import RANDOM
 from plmscale.downstream.transfers import KEY, spread
 from plmscale.errors import PlmscaleError
 from plmscale.files import finite, write_json
@@ -39,7 +40,6 @@ from plmscale.tables import read_runs
 
 AGAINST = ("loss", "n_params", "compute")
 Row = dict[str, Any]
-_RANDOM = "random twin"
 
 
 def scaling(
@@ -135,7 +135,7 @@ def points(metrics: pd.DataFrame, gains: pd.DataFrame, runs: pd.DataFrame) -> pd
     """
     trained = _trained(metrics, runs)
     ids = trained.drop_duplicates("model").set_index("model")[["run_id", "kind"]]
-    won = gains[(gains["against"] == _RANDOM) & gains["model"].isin(ids.index)]
+    won = gains[(gains["against"] == RANDOM) & gains["model"].isin(ids.index)]
     won = won.assign(value=won["gain"], run_id=won["model"].map(ids["run_id"]))
     both = pd.concat([trained.assign(of="metric"), won.assign(of="gain")], ignore_index=True)
     both = both[both["primary"].astype(bool) & np.isfinite(both["value"].astype(float))]

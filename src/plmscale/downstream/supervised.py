@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field
 
-from plmscale.downstream.base import Data, Example, Task
+from plmscale.downstream.base import BASELINE, Data, Example, Task
 from plmscale.errors import PlmscaleError, suggest
 from plmscale.fields import Positive, Strict
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from plmscale.downstream.lora import Recipe
     from plmscale.downstream.models.adapter import Adapter
 
-BASELINE = "baseline:"
 # Which test examples a smaller set has must not depend on the seed: all seeds share one test set.
 _TEST_SEED = 0
 _RATES = {"lora_rate": 1e-3, "head_rate": 1e-3}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plmscale.downstream.collect import RANDOM
+from plmscale.downstream.base import RANDOM
+from plmscale.downstream.collect import verdict
 from plmscale.figures import downstreamview as view
 from plmscale.figures.style import OBJECTIVE_NAME, interval_text, si
 from plmscale.report.parts import Figure, Table
@@ -80,7 +81,8 @@ def task_table(
             row = own.loc[model]
             gain = won.loc[model] if model in won.index else None
             rows.append([
-                model, OBJECTIVE_NAME.get(row["kind"], row["kind"]), measure.method, label, _with_ends(row), number(twins.get(model)),
+                model, OBJECTIVE_NAME.get(row["kind"], row["kind"]), measure.method, label,
+                _with_ends(row), number(twins.get(model)),
                 "–" if gain is None else _with_ends(gain),
                 "no twin" if gain is None else _verdict(gain),
                 _ahead(ahead.loc[model]) if model in ahead.index else "–",
@@ -118,16 +120,12 @@ def _baselines(metrics: pd.DataFrame, measure: view.Measure, label: str) -> list
 
 
 def _verdict(gain: Mapping[str, Any]) -> str:
-    low, high = gain["low"], gain["high"]
-    if not (np.isfinite(low) and np.isfinite(high)) or low <= 0 <= high:
-        return "not resolved"
-    return "better" if (low > 0) == bool(gain["higher_is_better"]) else "worse"
+    return verdict({**gain, "ci95_low": gain["low"], "ci95_high": gain["high"]})
 
 
 def _ahead(gain: Mapping[str, Any]) -> str:
     """Say by how much a model is ahead of the strongest baseline, and whether that is resolved."""
-    told = _verdict(gain)
-    return f"{_with_ends(gain)}, {told}"
+    return f"{_with_ends(gain)}, {_verdict(gain)}"
 
 
 def _ends(row: Mapping[str, Any]) -> str:

@@ -84,7 +84,6 @@ def make(study: Study, runs: list[Run], view: Path, part: str) -> dict[str, Any]
         handle.write(configfile.render(study.model_dump()))
     found["not_made"] = failures
     write_json(view / MARK, found)
-    asked = found["evaluated"] is not None and steps.made(view, "downstream/scaling.json")
     sources = build.Sources(
         runs=view / "runs.csv", laws=view / "laws/laws.json", figures=view / "figures",
         findings=steps.made(view, "laws/findings.json"),
@@ -92,7 +91,7 @@ def make(study: Study, runs: list[Run], view: Path, part: str) -> dict[str, Any]
         sensitivity=steps.made(view, "laws/sensitivity.json"),
         corpus=steps.made(corpus, ""), study=view / "study.yaml", metrics=view / "runs",
         missing=view / MARK, part=part,
-        downstream=view / "downstream" if asked else None,
+        downstream=view / "downstream" if steps.made(view, "downstream/scaling.json") else None,
     )  # fmt: skip
     with (view / "logs/report.log").open("w", encoding="utf-8") as log, redirect_stderr(log):
         page = build.render(build.gather(sources))

@@ -9,9 +9,10 @@ from typing import Any
 
 from plmscale import snakefile
 from plmscale.downstream.plan import Stage, write_best
+from plmscale.figures import DOWNSTREAM
 from plmscale.grid import Run, expand
 from plmscale.settings import Study
-from plmscale.sofar.steps import Failures, attempt, stamped
+from plmscale.sofar.steps import Failures, attempt, draw
 
 WAITING = "waiting"
 
@@ -61,7 +62,14 @@ def evaluated(
         if (view / "downstream/metrics.csv").exists():
             attempt("downstream_scaling", view, failures, lambda: _scaling(study, stage, view))
         if (view / "downstream/scaling.json").exists():
-            _draw(stage, view, stamp, failures)
+            draw(
+                "downstream_figures",
+                DOWNSTREAM,
+                lambda: _inputs(stage, view),
+                view,
+                stamp,
+                failures,
+            )
     return {"there": there, "of": len(files)}
 
 
@@ -94,24 +102,7 @@ def _scaling(study: Study, stage: Stage, view: Path) -> None:
     scaling.run([str(word) for word in words])
 
 
-def _draw(stage: Stage, view: Path, stamp: str, failures: Failures) -> None:
-    from importlib import import_module
+def _inputs(stage: Stage, view: Path) -> Any:
+    from plmscale.figures import data
 
-    from plmscale.figures import DOWNSTREAM, data, style
-
-    inputs = data.Inputs()
-
-    def load() -> None:
-        nonlocal inputs
-        inputs = data.load(
-            view / "runs.csv", downstream=view / "downstream", evaluation=stage.folder
-        )
-
-    def draw(name: str) -> None:
-        figure = getattr(import_module(f"plmscale.figures.{DOWNSTREAM[name]}"), name)(inputs)
-        style.save(stamped(figure, stamp), view / "figures" / name)
-
-    before = len(failures)
-    attempt("downstream_figures", view, failures, load)
-    for name in DOWNSTREAM if len(failures) == before else ():
-        attempt(f"figure_{name}", view, failures, lambda n=name: draw(n))
+    return data.load(view / "runs.csv", downstream=view / "downstream", evaluation=stage.folder)

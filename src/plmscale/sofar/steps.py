@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -96,41 +96,55 @@ def draw_figures(
 
     Without any finished run only the corpus is drawn, where it is there already.
     """
-    from importlib import import_module
+    from plmscale.figures import FIGURES, data
 
-    from plmscale.figures import FIGURES, data, style
-
-    inputs = data.Inputs()
-
-    def load() -> None:
-        nonlocal inputs
+    def load() -> Any:
         laws = [made(view, f"laws/{name}.json") for name in ("laws", *LAWS[1:])]
-        inputs = data.load(
+        return data.load(
             view / "runs.csv" if some_runs else None, view / "curves", laws[0], laws[1],
             made(corpus, "stats"), view / "runs", laws[2], laws[3],
             epochs=made(study.folder, "epochs.csv"),
         )  # fmt: skip
 
-    def draw(name: str) -> None:
-        figure = getattr(import_module(f"plmscale.figures.{FIGURES[name]}"), name)(inputs)
-        told = "" if name.startswith("corpus_") else stamp
-        style.save(stamped(figure, told), view / "figures" / name)
+    wanted = {
+        name: module
+        for name, module in FIGURES.items()
+        if name not in _OF_LOGS and (some_runs or name.startswith("corpus_"))
+    }
+    draw("figures", wanted, load, view, stamp, failures)
+
+
+def draw(
+    step: str,
+    modules: Mapping[str, str],
+    load: Callable[[], Any],
+    view: Path,
+    stamp: str,
+    failures: Failures,
+) -> None:
+    """Draw each of `modules` (module by figure) from what `load` reads (figures.data.Inputs).
+
+    `step` names the reading among the failures; `stamp` is written above each that shows runs.
+    """
+    from importlib import import_module
+
+    from plmscale.figures import style
+
+    inputs: Any = None
+
+    def read() -> None:
+        nonlocal inputs
+        inputs = load()
+
+    def one(name: str) -> None:
+        figure = getattr(import_module(f"plmscale.figures.{modules[name]}"), name)(inputs)
+        if stamp and not name.startswith("corpus_"):
+            # As a title of the whole figure, for which the layout makes room: it covers nothing.
+            figure.suptitle(stamp, x=0.99, ha="right", fontsize=7, color=style.WARN)
+        style.save(figure, view / "figures" / name)
 
     (view / "figures").mkdir(parents=True, exist_ok=True)
     before = len(failures)
-    attempt("figures", view, failures, load)
-    if len(failures) > before:
-        return
-    for name in FIGURES:
-        if name not in _OF_LOGS and (some_runs or name.startswith("corpus_")):
-            attempt(f"figure_{name}", view, failures, lambda n=name: draw(n))
-
-
-def stamped(figure: Any, stamp: str) -> Any:
-    """Return the figure with `stamp` above it, for who sees it without its report."""
-    from plmscale.figures import style
-
-    if stamp:
-        # As a title of the whole figure, for which the layout makes room: it covers nothing.
-        figure.suptitle(stamp, x=0.99, ha="right", fontsize=7, color=style.WARN)
-    return figure
+    attempt(step, view, failures, read)
+    for name in modules if len(failures) == before else ():
+        attempt(f"figure_{name}", view, failures, lambda n=name: one(n))

@@ -115,6 +115,8 @@ def cropped(predictions: Predictions, most: Mapping[str, int]) -> Predictions:
     That is what would have been predicted of the crop only where a pair's score does not depend on
     what lies behind it, as a baseline's.
     """
+    if all(length <= most.get(name, length) for name, length in lengths(predictions).items()):
+        return predictions
     rows: dict[str, list] = {name: [] for name in SCHEMA.names}
     for record in records(predictions):
         full = len(record.resolved)

@@ -24,13 +24,13 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from plmscale.downstream import cases
-from plmscale.downstream.base import Data, Example, Metric, Predictions, Task
+from plmscale.downstream.base import BASELINE, Data, Example, Metric, Predictions, Task
 from plmscale.downstream.contacts.baselines import BASELINES
 from plmscale.downstream.contacts.pairs import Protein, proteins, with_structure
 from plmscale.downstream.contacts.record import cropped, lengths, table
 from plmscale.downstream.contacts.summary import cases as cases_of
-from plmscale.downstream.supervised import BASELINE, about, check_method, crop, cropped_note, parts
 from plmscale.downstream.supervised import Options as SupervisedOptions
+from plmscale.downstream.supervised import about, check_method, crop, cropped_note, parts
 from plmscale.errors import PlmscaleError
 from plmscale.fields import Positive
 
